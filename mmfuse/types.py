@@ -24,6 +24,9 @@ MODALITIES = ("text", "image", "audio", "video")
 
 AUDIO_RATE = 16_000  # Hz; every waveform in a batch has this rate.
 
+# The first token ids, outside of any text's reach. BOS begins what is said or to be said.
+PAD, BOS, EOS = 0, 1, 2
+
 
 class MmfuseError(Exception):
     """An error that a person can mend: it says what, where, and what to do."""

@@ -1,0 +1,72 @@
+"""The usual parts of a config, with the settings that most experiments share.
+
+Every function returns a plain dict; an experiment changes what it wants to change. What a key means is said here, once.
+"""
+
+
+def encoder(width: int, depth: int, heads: int, **changes) -> dict:
+    """Settings of a stack of self-attention blocks."""
+    return {
+        "width": width,  # D of the tokens
+        "depth": depth,  # blocks
+        "heads": heads,  # of attention; D / heads wide
+        "key_heads": heads,  # fewer: grouped queries
+        "mlp": 4 * width,  # hidden width of the MLP
+        "norm": "layer",  # layer | rms
+        "position": "learned",  # learned | sincos | rotary
+        "remat": False,  # recompute activations in the backward pass
+        "unroll": False,  # write all layers out in the program
+        **changes,
+    }
+
+
+def vit(width: int, depth: int, heads: int, *, image: tuple[int, int], patch: tuple[int, int], **changes) -> dict:
+    """A vision transformer over images of `image` = (height, width) pixels."""
+    return encoder(width, depth, heads, kind="vit", image=image, patch=patch, class_token=False, pool="mean", **changes)
+
+
+def audio(width: int, depth: int, heads: int, *, samples: int, patch: tuple[int, int], **changes) -> dict:
+    """A transformer over the log-mel spectrogram of `samples` samples; patches are (frames, bands)."""
+    own = {"kind": "audio", "samples": samples, "patch": patch, "class_token": False, "pool": "mean"}
+    spectrogram = {"bands": 64, "window": 1024, "hop": 320}  # samples of a frame, samples from one to the next
+    return encoder(width, depth, heads, **(own | spectrogram | changes))
+
+
+def text(width: int, depth: int, heads: int, *, length: int, **changes) -> dict:
+    """A text tower over at most `length` tokens."""
+    own = {"kind": "text", "length": length, "causal": False, "pool": "mean"}
+    return encoder(width, depth, heads, **(own | changes))
+
+
+def decoder(width: int, depth: int, heads: int, *, length: int, memories: tuple[str, ...], **changes) -> dict:
+    """A causal decoder that reads memories through gated cross-attention after every `cross_every` blocks."""
+    return encoder(width, depth, heads, **({"length": length, "memories": memories, "cross_every": 1} | changes))
+
+
+def optimizer(learning_rate: float, *, warmup: int, **changes) -> dict:
+    """AdamW; the `(regex, rule)` lists go by the names of parameters, and the first match counts."""
+    return {
+        "schedule": "cosine",  # cosine | constant | rsqrt, after a linear warm-up
+        "learning_rate": learning_rate,
+        "warmup": warmup,  # steps
+        "final": 0.0,  # share of the learning rate at the last step, for cosine
+        "b1": 0.9,
+        "b2": 0.98,
+        "eps": 1e-8,
+        "clip": 1.0,  # of the gradient's global norm
+        "weight_decay": ((r"(bias|scale|gate|log_scale|logit_bias)$", 0.0), (".*", 0.05)),
+        "learning_rate_scale": ((".*", 1.0),),
+        "frozen": ((".*", False),),
+        **changes,
+    }
+
+
+def sharding() -> tuple:
+    """Which mesh axes split which axes of a parameter, aligned at the right; scanned layers add an axis at the left."""
+    return (
+        (r"(query|key|value|up)/kernel$", ("fsdp", "tensor")),
+        (r"(attention/out|down)/kernel$", ("tensor", "fsdp")),
+        (r"embed/embedding$", ("tensor", "fsdp")),
+        (r"kernel$", ("fsdp", None)),
+        (".*", ()),
+    )

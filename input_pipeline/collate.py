@@ -1,0 +1,111 @@
+"""How do rows become a batch?
+
+Every array has the static shape of the stream's bucket; what is not there is masked. A rejected row is a hole.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Num
+
+from input_pipeline import texts
+from mmfuse.types import Batch, Signal, Text
+
+DTYPES = {"image": np.uint8, "audio": np.float32}
+CHANNELS = {"image": (3,), "audio": ()}
+
+
+class Fitted(NamedTuple):
+    """A decoded signal, as large as its bucket or smaller; `size` is its valid extent."""
+
+    values: Num[np.ndarray, "..."]
+    size: tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """One example as a stream uses it, or the reason why it cannot.
+
+    `pieces` are the texts that were chosen, by role: what evaluators compare answers with.
+    """
+
+    source: str
+    origin: tuple[int, int]
+    concept: int
+    signals: Mapping[str, Fitted]
+    sequences: Mapping[str, Sequence[texts.Encoded]]
+    pieces: Mapping[str, Sequence[texts.Piece]]
+    rejected: str | None = None
+
+
+class Loaded(NamedTuple):
+    """A batch and what the host remembers of it.
+
+    Attributes:
+      batch: the arrays.
+      tally: `{source}/read`, `{source}/used` and `{source}/rejected/{reason}`, with read = used + Σ rejected.
+      pieces: for each row, by role, the texts that were chosen.
+    """
+
+    batch: Batch
+    tally: Counter
+    pieces: list[Mapping[str, Sequence[texts.Piece]]]
+
+
+def collate(
+    rows: Sequence[Row],
+    number: int,
+    signals: Mapping[str, tuple[int, ...]],
+    text: Mapping[str, texts.TextSpec],
+) -> Loaded:
+    """Packs rows into a batch.
+
+    Args:
+      rows: at most `number`; missing ones are holes that are counted nowhere.
+      number: B.
+      signals: name → raw shape of the bucket: image (height, width), audio (samples,).
+      text: role → number and length of its texts.
+    """
+    good = [(index, row) for index, row in enumerate(rows) if row.rejected is None]
+    valid, concept, origin = np.zeros(number, bool), np.zeros(number, np.int32), np.full((number, 2), -1, np.int32)
+    for index, row in good:
+        valid[index], concept[index], origin[index] = True, row.concept, row.origin
+    batch = Batch(
+        {name: _signal(name, shape, good, number) for name, shape in signals.items()},
+        {role: _text(role, spec, good, number) for role, spec in text.items()},
+        valid,
+        concept,
+        origin,
+    )
+    pieces = [row.pieces for row in rows] + [{}] * (number - len(rows))
+    return Loaded(batch, _tally(rows), pieces)
+
+
+def _signal(name, shape, rows, number):
+    values = np.zeros((number, 1, *shape, *CHANNELS[name]), DTYPES[name])
+    mask, size = np.zeros((number, 1), bool), np.zeros((number, 1, len(shape)), np.int32)
+    for index, row in rows:
+        if name in row.signals:
+            fitted = row.signals[name]
+            values[(index, 0, *(slice(extent) for extent in fitted.values.shape))] = fitted.values
+            mask[index, 0], size[index, 0] = True, fitted.size
+    return Signal(values, mask, np.zeros((number, 1), np.int32), size)
+
+
+def _text(role, spec, rows, number):
+    shape = (number, spec.number, spec.length)
+    text = Text(np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+    for index, row in rows:
+        for place, sequence in enumerate(row.sequences[role]):
+            where = index, place, slice(len(sequence.ids))
+            text.ids[where], text.segment[where], text.weight[where] = sequence.ids, 1, sequence.weight
+    return text
+
+
+def _tally(rows):
+    tally = Counter()
+    for row in rows:
+        tally[f"{row.source}/read"] += 1
+        tally[f"{row.source}/used" if row.rejected is None else f"{row.source}/rejected/{row.rejected}"] += 1
+    return tally

@@ -1,0 +1,41 @@
+"""How does the next batch get ready while the device works?
+
+Threads fetch steps ahead; what a step holds does not depend on how many there are. Decoding and resizing release the
+interpreter's lock, so threads run beside one another and beside the device.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from input_pipeline.collate import Loaded
+
+
+def load(
+    streams: Mapping[str, Sequence[Loaded]], steps: range, *, workers: int, ahead: int = 4
+) -> Iterator[dict[str, Loaded]]:
+    """Yields, step by step, the batch of every stream.
+
+    Args:
+      streams: name → something that gives step n's batch at index n.
+      steps: which steps, in order.
+      workers: threads; 0 fetches in the caller's.
+      ahead: steps that are kept ready.
+    """
+
+    def fetch(step):
+        return {name: stream[step] for name, stream in streams.items()}
+
+    if workers == 0:
+        yield from map(fetch, steps)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+    try:
+        pending = deque(pool.submit(fetch, step) for step in steps[:ahead])
+        for step in steps:
+            ready = pending.popleft().result()
+            if step + ahead * steps.step in steps:
+                pending.append(pool.submit(fetch, step + ahead * steps.step))
+            yield ready
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

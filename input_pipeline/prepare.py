@@ -1,0 +1,149 @@
+"""How are data prepared before training?
+
+    python -m input_pipeline.prepare shards --out=DIR --source=scenes --split=train --count=300 --per-shard=100
+    python -m input_pipeline.prepare tokenizer --out=DIR --shards='DIR/*.tar' --vocab-size=8192
+
+`shards` writes a procedural source as webdataset tars, laid out as img2dataset lays them out: a way to see the format
+that `Webdataset` reads. `tokenizer` trains a tokenizer on the texts of such tars.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from input_pipeline.sources.annotations import format_annotations
+from input_pipeline.sources.contract import Source
+from input_pipeline.sources.digits import Digits
+from input_pipeline.sources.webdataset import Webdataset
+from input_pipeline.tokenizers import source_texts, train_tokenizer
+from mmfuse.types import AUDIO_RATE, ConfigError, DataError, Example, MmfuseError, Rejected
+
+IMAGE_FORMATS = ("jpg", "png", "webp")  # by turns
+SOURCES = ("scenes", "digits")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command; an error that a person can mend is one sentence on stderr and exit code 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        print(options.run(options))
+    except MmfuseError as error:
+        print(f"prepare {options.command}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def write_shards(source: Source, folder: str | Path, *, count: int, per_shard: int) -> list[Path]:
+    """Writes the first `count` examples of a source as tars `00000.tar`, …; returns the tars.
+
+    Raises:
+      ConfigError: a number below 1, or a count beyond the source.
+      DataError: the folder holds tars already.
+    """
+    folder = Path(folder)
+    if per_shard < 1 or not 1 <= count <= len(source):
+        raise ConfigError(
+            f"count is {count} and per-shard {per_shard}: choose count in 1 … {len(source)}, per-shard ≥ 1."
+        )
+    if any(folder.glob("*.tar")):
+        raise DataError(f"{folder} holds tars already: choose an empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for number, first in enumerate(range(0, count, per_shard)):
+        shards.append(folder / f"{number:05d}.tar")
+        part = shards[-1].with_suffix(".part")
+        with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for row, index in enumerate(range(first, min(first + per_shard, count))):
+                example = source[index]
+                if not isinstance(example, Rejected):
+                    _add_record(tar, f"{number:05d}{row:04d}", example, IMAGE_FORMATS[index % len(IMAGE_FORMATS)])
+        os.replace(part, shards[-1])
+    return shards
+
+
+def _add_record(tar: tarfile.TarFile, key: str, example: Example, image_format: str) -> None:
+    for extension, data in _encode_files(key, example, image_format):
+        member = tarfile.TarInfo(f"{key}.{extension}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+def _encode_files(key: str, example: Example, image_format: str) -> Iterator[tuple[str, bytes]]:
+    fields = {"key": key, "origin": example.key}
+    if "image" in example.signals:
+        image = example.signals["image"]
+        fields |= {"height": image.shape[0], "width": image.shape[1]}
+        yield image_format, encode_image(image, image_format)
+    if "audio" in example.signals:
+        yield "flac", encode_flac(example.signals["audio"])
+    texts = format_annotations(example)
+    if texts["captions"]:
+        yield "txt", texts["captions"][0]["text"].encode()
+    yield "json", json.dumps(fields | texts, ensure_ascii=False).encode()
+
+
+def encode_image(image: UInt8[np.ndarray, "h w 3"], image_format: str) -> bytes:
+    """Encodes an image as jpg, png or webp; png is lossless."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG" if image_format == "jpg" else image_format.upper(), quality=95)
+    return buffer.getvalue()
+
+
+def encode_flac(wave: Float32[np.ndarray, "f"]) -> bytes:
+    """Encodes a waveform at `AUDIO_RATE` as FLAC with 16 bits."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, AUDIO_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m input_pipeline.prepare", description="Prepare data.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    shards = commands.add_parser("shards", help="write a procedural source as webdataset tars")
+    shards.add_argument("--out", required=True, help="folder for the tars")
+    shards.add_argument("--source", choices=SOURCES, default="scenes")
+    shards.add_argument("--split", default="train")
+    shards.add_argument("--count", type=int, default=300, help="number of records")
+    shards.add_argument("--per-shard", type=int, default=100, help="number of records in one tar")
+    shards.set_defaults(run=_run_shards)
+    tokenizer = commands.add_parser("tokenizer", help="train a tokenizer on the texts of tars")
+    tokenizer.add_argument("--out", required=True, help="folder for the tokenizer")
+    tokenizer.add_argument("--shards", required=True, nargs="+", help="patterns of tars")
+    tokenizer.add_argument("--vocab-size", type=int, default=8192)
+    tokenizer.add_argument("--limit", type=int, default=100_000, help="the most records to learn from")
+    tokenizer.set_defaults(run=_run_tokenizer)
+    return parser
+
+
+def _run_shards(options: argparse.Namespace) -> str:
+    source = _make_source(options.source, options.split)
+    shards = write_shards(source, options.out, count=options.count, per_shard=options.per_shard)
+    return f"wrote {len(shards)} tars, {shards[0]} … {shards[-1].name}"
+
+
+def _run_tokenizer(options: argparse.Namespace) -> str:
+    texts = source_texts([Webdataset(options.shards, signals=())], options.limit)
+    tokenizer = train_tokenizer(texts, vocab_size=options.vocab_size)
+    tokenizer.save(options.out)
+    return f"wrote a tokenizer of {tokenizer.vocab_size} ids to {options.out}; sha256 {tokenizer.sha256}"
+
+
+def _make_source(name: str, split: str) -> Source:
+    if name == "digits":
+        return Digits(split)
+    from input_pipeline.sources.scenes import Scenes
+
+    return Scenes(split)
+
+
+if __name__ == "__main__":
+    main()

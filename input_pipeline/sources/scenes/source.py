@@ -1,0 +1,127 @@
+"""Which example is number i of the procedural scenes?
+
+An example is a pure function of (seed, split, index): each part has a generator of its own, so the texts are the same
+whatever signals are made, and a signal that nobody asked for costs nothing. Nothing is stored and nothing is read.
+"""
+
+import operator
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Num
+
+from input_pipeline.sources.scenes import corruptions as corrupting
+from input_pipeline.sources.scenes.arguments import one_of
+from input_pipeline.sources.scenes.image import render
+from input_pipeline.sources.scenes.language import captions, description
+from input_pipeline.sources.scenes.questions import questions
+from input_pipeline.sources.scenes.sound import synthesise
+from input_pipeline.sources.scenes.world import PAIRS, Scene, sample_scene
+from mmfuse.types import ConfigError, Example
+
+SIZES = {"train": 1_000_000, "validation": 2_048, "test": 2_048, "test_systematic": 2_048}
+LEAST_CANVAS = 32  # pixels; below it shapes and textures cannot be told apart
+
+
+class Scenes:
+    """A source of scenes with pictures, sounds, texts and their ground truth.
+
+    Args:
+      split: train, validation, test, or test_systematic, whose (shape, colour) pairs occur in no other split.
+      signals: the modalities to make: image (canvas canvas 3) uint8, audio (32000,) float32.
+      size: number of examples; by default one of `SIZES`.
+      canvas: height and width of the picture in pixels.
+      seed: another seed is another data set.
+      corruptions: kind → share of the examples, or (share, level). See `corruptions.py`.
+
+    `truth` of an example has `objects` (from left to right, see `SceneObject`), `background`, `light`, `corruptions`
+    (modality → (kind, level)) and, where image is among the signals, `masks` (n h w) of the visible pixels.
+    Texts and truth are always those of the true scene, whatever befell its signals.
+
+    Raises:
+      ConfigError: for an argument that makes no data set.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        signals: Sequence[str] = ("image", "audio"),
+        size: int | None = None,
+        canvas: int = 64,
+        seed: int = 0,
+        corruptions: Mapping[str, float | tuple[float, float]] | None = None,
+    ):
+        self._split = one_of("split", split, tuple(PAIRS))
+        self._signals = tuple(one_of("signals", name, tuple(corrupting.KINDS)) for name in signals)
+        self._size = SIZES[split] if size is None else size
+        self._canvas = canvas
+        self._seed = seed
+        self._chances = corrupting.chances(corruptions or {})
+        if self._size < 1:
+            raise ConfigError(f"size: {size} examples are none; write 1 or more")
+        if canvas < LEAST_CANVAS:
+            raise ConfigError(f"canvas: {canvas} pixels are too few to tell shapes apart; write {LEAST_CANVAS} or more")
+        if self._size < 2 and (corruptions or {}).get("swap"):
+            raise ConfigError("corruptions['swap']: one example has no other to swap with; raise size, or drop swap")
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: SupportsIndex) -> Example:
+        index = operator.index(index)
+        if not 0 <= index < self._size:
+            raise IndexError(f"scenes/{self._split} has examples 0 to {self._size - 1}, asked for {index}")
+        scene = self._scene(index)
+        signals, masks = self._make(index, scene)
+        signals, befallen = self._corrupt(index, signals)
+        truth = {"objects": scene.objects, "background": scene.background, "light": scene.light}
+        key = f"{self._split}/{index}"
+        return Example(
+            key=key,
+            concept=key,
+            signals=signals,
+            captions=captions(scene, self._generator(index, "captions")),
+            questions=questions(scene, self._generator(index, "questions")),
+            description=description(scene),
+            truth=truth | masks | {"corruptions": befallen},
+        )
+
+    def _generator(self, index: int, part: str) -> random.Random:
+        # Seeding with a string hashes it: streams of neighbouring indices are independent, on every platform.
+        return random.Random(f"{self._seed}/{self._split}/{index}/{part}")
+
+    def _scene(self, index: int) -> Scene:
+        return sample_scene(self._split, self._canvas, self._generator(index, "scene"))
+
+    def _make(self, index: int, scene: Scene) -> tuple[dict[str, Num[np.ndarray, "..."]], dict[str, Any]]:
+        """Returns the clean signals, and with an image the masks."""
+        signals: dict[str, Num[np.ndarray, "..."]] = {}
+        masks: dict[str, Bool[np.ndarray, "n h w"]] = {}
+        if "image" in self._signals:
+            signals["image"], masks["masks"] = render(scene)
+        if "audio" in self._signals:
+            signals["audio"] = synthesise(scene.objects, self._generator(index, "audio"))
+        return signals, masks
+
+    def _corrupt(
+        self, index: int, clean: dict[str, Num[np.ndarray, "..."]]
+    ) -> tuple[dict[str, Num[np.ndarray, "..."]], dict[str, tuple[str, float]]]:
+        """Returns what is left of the signals, and what befell them."""
+        signals, befallen = dict(clean), {}
+        for modality in clean:
+            rng = self._generator(index, f"corruption of {modality}")
+            drawn = corrupting.draw(self._chances[modality], rng)
+            if drawn is None:
+                continue
+            kind, level = befallen[modality] = drawn
+            if kind == "missing":
+                del signals[modality]
+            elif kind == "swap":
+                other = (index + rng.randint(1, self._size - 1)) % self._size
+                signals[modality] = self._make(other, self._scene(other))[0][modality]
+            else:
+                signals[modality] = corrupting.spoil(signals[modality], kind, level, rng)
+        return signals, befallen

@@ -1,0 +1,137 @@
+"""Which examples does step n see?
+
+A stream is a weighted mixture of sources, read in an order that is a function of (seed, step) alone: `stream[step]` is
+that step's rows, whatever was read before, by however many threads. So resuming is starting at a step. Each source is
+shuffled anew in every epoch; the mixture is exact over any stretch of it, to within one row a source.
+
+Processes of one job read every `of`-th row, so that together they read the same rows however many they are.
+"""
+
+import functools
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import grain
+import numpy as np
+
+from input_pipeline import texts
+from input_pipeline.collate import Fitted, Loaded, Row, collate
+from input_pipeline.sources.contract import Source
+from input_pipeline.tokenizers import Tokenizer
+from input_pipeline.transforms import BadRecord
+from input_pipeline.transforms.audio import decode_audio, fit_audio
+from input_pipeline.transforms.image import decode_image, resize_image
+from mmfuse.types import AUDIO_RATE, ConfigError, Example, Rejected
+
+
+def fit_image_signal(value: Any, shape: tuple[int, ...]) -> Fitted:
+    """Decodes an image if need be, and resizes it to (height, width)."""
+    image = decode_image(value) if isinstance(value, bytes) else value
+    return Fitted(resize_image(image, *shape), shape)
+
+
+def fit_audio_signal(value: Any, shape: tuple[int, ...]) -> Fitted:
+    """Decodes a waveform if need be, and cuts or pads it to (samples,)."""
+    waveform = decode_audio(value, max_seconds=shape[0] / AUDIO_RATE) if isinstance(value, bytes) else value
+    values, size = fit_audio(waveform, *shape)
+    return Fitted(values, (size,))
+
+
+FIT = {"image": fit_image_signal, "audio": fit_audio_signal}
+
+
+class Recipe:
+    """How an example becomes a row: which signals and texts, in which shapes."""
+
+    def __init__(
+        self, signals: Mapping[str, tuple[int, ...]], text: Mapping[str, texts.TextSpec], tokenizer: Tokenizer
+    ):
+        """Args: raw shape of each signal's bucket; what each role holds; the tokenizer.
+
+        Raises:
+          ConfigError: a signal, role or kind of text that is not there.
+        """
+        for name in signals:
+            if name not in FIT:
+                raise ConfigError(f"there is no signal '{name}'; there are: {', '.join(FIT)}.")
+        for role, spec in text.items():
+            texts.check_spec(role, spec)
+        self.signals, self.text, self.tokenizer = signals, text, tokenizer
+
+    def prepare(self, record: tuple[str, int, int, Example | Rejected], rng: np.random.Generator) -> Row:
+        """Decodes, fits and tokenizes; whatever is wrong with the record becomes the row's reason."""
+        source, number, index, example = record
+        empty = Row(source, (number, index), 0, {}, {}, {})
+        if isinstance(example, Rejected):
+            return empty._replace(rejected=example.reason)
+        try:
+            fitted = {
+                name: FIT[name](example.signals[name], shape)
+                for name, shape in self.signals.items()
+                if name in example.signals
+            }
+            pieces = {role: texts.choose(example, spec, rng) for role, spec in self.text.items()}
+            sequences = {
+                role: [texts.encode(piece, role, self.text[role].length, self.tokenizer) for piece in chosen]
+                for role, chosen in pieces.items()
+            }
+        except BadRecord as bad:
+            return empty._replace(rejected=bad.reason)
+        concept = np.uint32(zlib.crc32(f"{source}/{example.concept}".encode(errors="replace"))).view(np.int32)
+        return empty._replace(concept=int(concept), signals=fitted, sequences=sequences, pieces=pieces)
+
+    def collate(self, rows: list[Row], number: int) -> Loaded:
+        """Packs rows into a batch of `number` rows."""
+        return collate(rows, number, self.signals, self.text)
+
+
+class _Numbered:
+    """A source whose records know where they come from."""
+
+    def __init__(self, name: str, number: int, source: Source):
+        self.name, self.number, self.source = name, number, source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[str, int, int, Example | Rejected]:
+        return self.name, self.number, index, self.source[index]
+
+
+def training_stream(
+    sources: Mapping[str, Source],
+    weights: Mapping[str, float],
+    recipe: Recipe,
+    *,
+    rows: int,
+    seed: int,
+    process: int = 0,
+    of: int = 1,
+) -> grain.MapDataset:
+    """An endless stream: `stream[step]` is the `Loaded` batch of that step.
+
+    Args:
+      sources: in the order that numbers them in `Batch.origin`.
+      weights: share of the rows that each source gives; normalised.
+      recipe: how examples become rows.
+      rows: B over all processes.
+      seed: of order and choice.
+      process, of: this process's index among how many.
+    """
+    mixed = []
+    for number, (name, source) in enumerate(sources.items()):
+        records = grain.MapDataset.source(_Numbered(name, number, source)).seed(seed + 1000 * number)
+        mixed.append(records.shuffle().repeat().random_map(recipe.prepare))
+    dataset = grain.MapDataset.mix(mixed, [weights[name] for name in sources])
+    dataset = dataset[process::of] if of > 1 else dataset
+    return dataset.batch(rows // of, batch_fn=functools.partial(recipe.collate, number=rows // of))
+
+
+def evaluation_stream(
+    name: str, source: Source, recipe: Recipe, *, rows: int, examples: int | None = None
+) -> grain.MapDataset:
+    """A finite stream over the first `examples` records in order; the last batch is filled with holes."""
+    dataset = grain.MapDataset.source(_Numbered(name, 0, source)).seed(0)
+    dataset = dataset[: min(examples or len(source), len(source))].random_map(recipe.prepare)
+    return dataset.batch(rows, batch_fn=functools.partial(recipe.collate, number=rows))

@@ -1,0 +1,234 @@
+"""Which class does a name in a config stand for?
+
+The one table. A new part is its file, its test, and one row here. Every `make_…` function reads one room of the
+config and hands the parts that it makes to the parts that need them.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from input_pipeline.sources.contract import Source
+from input_pipeline.sources.digits import Digits
+from input_pipeline.sources.scenes import Scenes
+from input_pipeline.sources.webdataset import Webdataset
+from input_pipeline.streams import Recipe
+from input_pipeline.texts import TextSpec
+from input_pipeline.tokenizers import Tokenizer
+from mmfuse.evaluators.answering import Answering
+from mmfuse.evaluators.evaluator import Evaluator
+from mmfuse.evaluators.retrieval import Retrieval
+from mmfuse.fusion.gated_cross_attention import GatedCrossBlock
+from mmfuse.models.dual_tower import DualTower
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.models.single_tower import SingleTower
+from mmfuse.nn.attention import Attention
+from mmfuse.nn.mlp import Mlp
+from mmfuse.nn.positions import LearnedPosition, SinCosPosition
+from mmfuse.objectives.contrastive import Contrastive, sigmoid_loss, softmax_loss
+from mmfuse.objectives.generation import Generation
+from mmfuse.stack.block import SelfBlock
+from mmfuse.stack.stack import Segment, Stack
+from mmfuse.towers.audio import AudioTower
+from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, LastPool, MeanPool
+from mmfuse.towers.text import TextTower
+from mmfuse.towers.vit import ViT
+from mmfuse.training.step import StreamObjectives
+from mmfuse.types import EOS, ConfigError
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+NORMS = {"layer": nnx.LayerNorm, "rms": nnx.RMSNorm}
+SOURCES = {"scenes": Scenes, "digits": Digits, "webdataset": Webdataset}
+CONTRASTIVE_LOSSES = {"info_nce": softmax_loss, "sigmoid": sigmoid_loss}
+
+
+def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """The entry of a table, or a ConfigError that names the nearest one."""
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"there is no {what} '{name}'{hint} There are: {', '.join(table)}.")
+    return table[name]
+
+
+# --- stacks -----------------------------------------------------------------------------------------------------------
+
+
+def _block(config, kind, dtype, rngs):
+    rotary = 1e4 if config.position == "rotary" and kind is SelfBlock else None
+    width, norm = config.width, lookup(NORMS, config.norm, "norm")
+    return kind(
+        Attention(width, config.heads, key_heads=config.key_heads, rotary_base=rotary, dtype=dtype, rngs=rngs),
+        Mlp(width, config.mlp, dtype=dtype, rngs=rngs),
+        *(norm(width, dtype=dtype, rngs=rngs) for _ in range(2)),
+    )
+
+
+def _stack(config, dtype, rngs, cross_every=0):
+    """Self-attention blocks, with a gated cross-attention block after every `cross_every` of them."""
+
+    def unit(rngs):
+        blocks = {f"self{i}": _block(config, SelfBlock, dtype, rngs) for i in range(cross_every or 1)}
+        return blocks | ({"cross": _block(config, GatedCrossBlock, dtype, rngs)} if cross_every else {})
+
+    repeats = config.depth // (cross_every or 1)
+    segment = Segment(unit, repeats, remat=config.remat, unroll=config.unroll, rngs=rngs)
+    return Stack([segment], lookup(NORMS, config.norm, "norm")(config.width, dtype=dtype, rngs=rngs))
+
+
+def _position(config, extent, rngs):
+    table = {
+        "learned": lambda: LearnedPosition(extent, config.width, rngs=rngs),
+        "sincos": lambda: SinCosPosition(config.width, axes=len(extent)),
+        "rotary": lambda: None,
+    }
+    return lookup(table, config.position, "position")()
+
+
+def _pool(config, dtype, rngs):
+    def attention_pool():
+        width = config.width
+        attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
+        mlp, norm = Mlp(width, config.mlp, dtype=dtype, rngs=rngs), nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        return AttentionPool(width, attention, mlp, norm, rngs=rngs)
+
+    table = {
+        "first": FirstPool,
+        "last": LastPool,
+        "mean": MeanPool,
+        "eos": lambda: EosPool(EOS),
+        "attention": attention_pool,
+    }
+    return lookup(table, config.pool, "pool")()
+
+
+# --- towers -----------------------------------------------------------------------------------------------------------
+
+
+def _vit(config, extent, dtype, rngs, **changes):
+    if config.class_token is False and config.pool == "first":
+        raise ConfigError("pool 'first' takes the class token: set class_token to True, or take another pool.")
+    grid = tuple(size // patch for size, patch in zip(extent, config.patch))
+    parts = _stack(config, dtype, rngs), _pool(config, dtype, rngs)
+    return ViT(
+        config.width,
+        *parts,
+        patch=config.patch,
+        position=_position(config, grid, rngs),
+        class_token=config.class_token,
+        dtype=dtype,
+        rngs=rngs,
+        **changes,
+    )
+
+
+def _image_tower(config, vocabulary, dtype, rngs):
+    return _vit(config, config.image, dtype, rngs)
+
+
+def _audio_tower(config, vocabulary, dtype, rngs):
+    # log₁₀ energies of speech and music lie about −2 ± 4
+    spectrum = {"channels": 1, "center": -2.0, "scale": 4.0, "modality": "audio"}
+    vit = _vit(config, (config.samples // config.hop, config.bands), dtype, rngs, **spectrum)
+    return AudioTower(vit, bands=config.bands, window=config.window, hop=config.hop)
+
+
+def _text_tower(config, vocabulary, dtype, rngs):
+    return TextTower(
+        config.width,
+        _stack(config, dtype, rngs),
+        _pool(config, dtype, rngs),
+        vocabulary=vocabulary,
+        causal=config.causal,
+        position=_position(config, (config.length,), rngs),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+TOWERS = {"vit": _image_tower, "audio": _audio_tower, "text": _text_tower}
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
+    """The towers of `config.model`, with a dual head, a single-tower decoder, or both."""
+    model, vocabulary = config.model, config.tokenizer.vocabulary
+    dtype = lookup(DTYPES, model.dtype, "dtype")
+    towers = {
+        name: lookup(TOWERS, tower.kind, "tower")(tower, vocabulary, dtype, rngs)
+        for name, tower in model.towers.items()
+    }
+    widths = {name: tower.width for name, tower in model.towers.items()}
+    dual = DualTower(widths, **model.dual, dtype=dtype, rngs=rngs) if "dual" in model else None
+    return Multimodal(
+        towers, dual, _single(model.single, widths, vocabulary, dtype, rngs) if "single" in model else None
+    )
+
+
+def _single(config, widths, vocabulary, dtype, rngs):
+    return SingleTower(
+        config.width,
+        _stack(config, dtype, rngs, cross_every=config.cross_every),
+        {name: widths["text" if name == "source" else name] for name in config.memories},
+        vocabulary=vocabulary,
+        position=_position(config, (config.length,), rngs),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def make_source(config: ConfigDict, signals: Iterable[str]) -> Source:
+    """A source that gives these signals and all its texts."""
+    arguments = {key: value for key, value in config.items() if key != "kind"}
+    return lookup(SOURCES, config.kind, "source")(**arguments, signals=tuple(signals))
+
+
+def make_recipe(config: ConfigDict, tokenizer: Tokenizer) -> Recipe:
+    """How a stream's examples become rows."""
+    return Recipe(dict(config.signals), {role: TextSpec(**spec) for role, spec in config.text.items()}, tokenizer)
+
+
+# --- objectives and evaluators ----------------------------------------------------------------------------------------
+
+
+def make_objectives(config: ConfigDict) -> dict[str, StreamObjectives]:
+    """What each stream is for."""
+    return {
+        name: StreamObjectives(
+            {
+                objective: (_objective(lookup(config.objectives, objective, "objective")), coefficient)
+                for objective, coefficient in stream.objectives.items()
+            },
+            stream.accumulate,
+        )
+        for name, stream in config.streams.items()
+    }
+
+
+def _objective(config):
+    arguments = {key: value for key, value in config.items() if key != "kind"}
+    if "loss" in arguments:
+        arguments["loss"] = lookup(CONTRASTIVE_LOSSES, arguments["loss"], "contrastive loss")
+    return lookup(OBJECTIVES, config.kind, "kind of objective")(**arguments)
+
+
+def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokenizer, workers: int) -> Evaluator:
+    """An evaluator over a finite stream; `merge` makes a model of a state."""
+    arguments = {key: value for key, value in config.items() if key not in ("kind", "source", "stream")}
+    kind = lookup(EVALUATORS, config.kind, "evaluator")
+    if kind is Answering:
+        arguments["tokenizer"] = tokenizer
+    return kind(stream, merge, mesh, workers=workers, **arguments)
+
+
+OBJECTIVES = {"contrastive": Contrastive, "generation": Generation}
+EVALUATORS = {"retrieval": Retrieval, "answering": Answering}

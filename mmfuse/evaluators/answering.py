@@ -1,0 +1,56 @@
+"""Does the model answer questions right?
+
+Answers are generated greedily and compared, as text, with the true ones: accuracy over all questions and by type.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from input_pipeline.collate import Loaded
+from input_pipeline.tokenizers import Tokenizer
+from mmfuse.evaluators.evaluator import Sweep
+from mmfuse.inference.generate import generate
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.training.state import TrainState
+
+
+class Answering:
+    """Accuracy of generated answers over a stream whose role `prompt` holds questions."""
+
+    def __init__(
+        self,
+        stream: Sequence[Loaded],
+        merge: Callable[[TrainState], Multimodal],
+        mesh: Mesh,
+        *,
+        tokenizer: Tokenizer,
+        tokens: int,
+        workers: int,
+    ):
+        """Args: `tokens` the longest answer; `tokenizer` reads the answers."""
+        self.tokenizer = tokenizer
+
+        def answer(state, batch):
+            model = merge(state)
+            return generate(model.single, model.encode(batch), batch.text["prompt"], tokens=tokens)
+
+        self.sweep = Sweep(stream, answer, mesh, workers=workers)
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """Returns `accuracy`, `accuracy/{type}`, and `questions`, how many there were."""
+        asked, right = Counter(), Counter()
+        for loaded, written in self.sweep(state):
+            for pieces, answers in zip(loaded.pieces, written):
+                for question, ids in zip(pieces.get("prompt", ()), answers):
+                    asked[question.kind] += 1
+                    right[question.kind] += self._read(ids) == question.answer
+        if not asked:
+            return {"questions": 0}
+        numbers = {f"accuracy/{kind}": right[kind] / number for kind, number in sorted(asked.items())}
+        return {"accuracy": right.total() / asked.total(), **numbers, "questions": asked.total()}
+
+    def _read(self, ids: np.ndarray) -> str:
+        return self.tokenizer.decode(ids.tolist()).strip()

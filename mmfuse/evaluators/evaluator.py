@@ -1,0 +1,49 @@
+"""What is an evaluator?
+
+It is called with the state and returns named numbers: `evaluator(state) → dict`. It goes over a finite stream, runs one
+compiled function on each batch, and counts on the host. Every process reads the whole stream and holds its own part
+of each batch on its devices; results are the same everywhere.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from input_pipeline.collate import Loaded
+from input_pipeline.loader import load
+from mmfuse.training.sharding import batch_sharding, replicated
+from mmfuse.training.state import TrainState
+from mmfuse.types import Batch
+
+
+class Evaluator(Protocol):
+    """The form that every evaluator has; a dict of numbers, by names that its own name is put before."""
+
+    def __call__(self, state: TrainState) -> dict[str, float]: ...
+
+
+class Sweep:
+    """One compiled function over all batches of a finite stream."""
+
+    def __init__(
+        self, stream: Sequence[Loaded], function: Callable[[TrainState, Batch], Any], mesh: Mesh, *, workers: int
+    ):
+        """Args: the stream; what to compute of a batch; the devices; threads that read ahead."""
+        self.stream, self.sharding, self.workers = stream, batch_sharding(mesh), workers
+        self.function = jax.jit(function, out_shardings=replicated(mesh))
+        self.tally: Counter = Counter()
+
+    def __call__(self, state: TrainState) -> Iterator[tuple[Loaded, Any]]:
+        """Yields each batch with what was computed of it, as numpy; `tally` counts the records that were read."""
+        self.tally = Counter()
+        for ready in load({"stream": self.stream}, range(len(self.stream)), workers=self.workers):
+            loaded = ready["stream"]
+            self.tally += loaded.tally
+            yield loaded, jax.tree.map(np.asarray, self.function(state, jax.tree.map(self._place, loaded.batch)))
+
+    def _place(self, array):
+        return jax.make_array_from_callback(array.shape, self.sharding, lambda index: array[index])

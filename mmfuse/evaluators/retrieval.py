@@ -1,0 +1,110 @@
+"""Does each thing find its counterpart among all others?
+
+Recall@K: the share of queries that have one of their counterparts among the K nearest candidates, both ways, between
+all listed pairs. Several captions of an image are all its counterparts; so is whatever has the same concept. Ranks are
+counted for a chunk of queries at a time: the full matrix is never in memory.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int
+
+from input_pipeline.collate import Loaded
+from mmfuse.evaluators.evaluator import Sweep
+from mmfuse.models.memory import present
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.training.state import TrainState
+
+LABELS = {"caption": "text", "source": "description"}  # what the numbers call a role
+
+
+def ranks(
+    queries: Float[np.ndarray, "A E"],
+    candidates: Float[np.ndarray, "B E"],
+    positive: Callable[[slice], Bool[np.ndarray, "a B"]],
+    *,
+    chunk: int,
+) -> Int[np.ndarray, "A"]:
+    """How many wrong candidates stand before the nearest right one; 0 is the best.
+
+    A tie counts as lost, and so does a score that is not a number: a collapsed model finds nothing.
+
+    Args:
+      queries, candidates: unit embeddings.
+      positive: which candidates are right for a slice of queries; each query has at least one.
+      chunk: queries at a time.
+    """
+    found = []
+    for start in range(0, len(queries), chunk):
+        rows = slice(start, start + chunk)
+        scores, right = queries[rows] @ candidates.T, positive(rows)
+        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+        found.append((~right & ~(scores < best)).sum(axis=1))
+    return np.concatenate(found)
+
+
+class _Found(NamedTuple):
+    embeddings: Float[np.ndarray, "A E"]
+    concept: Int[np.ndarray, "A"]
+
+
+class Retrieval:
+    """Recall@K between modalities over a stream."""
+
+    def __init__(
+        self,
+        stream: Sequence[Loaded],
+        merge: Callable[[TrainState], Multimodal],
+        mesh: Mesh,
+        *,
+        between: Sequence[Sequence[str]],
+        at: Sequence[int],
+        chunk: int,
+        workers: int,
+    ):
+        """Args: `between` pairs of signals and text roles; `at` the Ks; `chunk` queries ranked at a time."""
+        self.between, self.at, self.chunk = between, at, chunk
+        self.names = sorted({name for pair in between for name in pair})
+
+        def embed(state, batch):
+            memory = merge(state).encode(batch)
+            return {name: (memory.embeddings[name], present(batch, name)) for name in self.names}
+
+        self.sweep = Sweep(stream, embed, mesh, workers=workers)
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """Returns `{a}_to_{b}/recall_at_{k}` and `{a}_to_{b}/candidates`.
+
+        Queries without a counterpart among the candidates are left out.
+        """
+        sides = self._collect(state)
+        numbers = {}
+        for pair in self.between:
+            for a, b in (pair, pair[::-1]):
+                numbers |= self._measure(f"{LABELS.get(a, a)}_to_{LABELS.get(b, b)}", sides[a], sides[b])
+        return numbers
+
+    def _collect(self, state) -> dict[str, _Found]:
+        parts = {name: [] for name in self.names}
+        for loaded, out in self.sweep(state):
+            for name, (embeddings, there) in out.items():
+                concept = np.repeat(loaded.batch.concept[:, None], there.shape[1], axis=1)
+                parts[name].append((embeddings[there], concept[there]))
+        return {name: _Found(*map(np.concatenate, zip(*found))) for name, found in parts.items()}
+
+    def _measure(self, label, queries, candidates):
+        answerable = np.isin(queries.concept, candidates.concept)
+        if not answerable.any():
+            return {f"{label}/candidates": len(candidates.concept)}
+        concept = queries.concept[answerable]
+        rank = ranks(
+            queries.embeddings[answerable],
+            candidates.embeddings,
+            lambda rows: concept[rows, None] == candidates.concept[None],
+            chunk=self.chunk,
+        )
+        recall = {f"{label}/recall_at_{k}": float((rank < k).mean()) for k in self.at}
+        return recall | {f"{label}/candidates": len(candidates.concept)}

@@ -1,0 +1,209 @@
+"""How does a config become a run?
+
+`Experiment` makes what a config describes, in the order in which one thing needs another, and nothing before it is
+asked for: an abstract model costs no memory, and `dry_run` never makes a real one.
+"""
+
+import json
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from input_pipeline.streams import evaluation_stream, training_stream
+from input_pipeline.tokenizers import Tokenizer, source_texts, train_tokenizer
+from mmfuse import build
+from mmfuse.objectives.cost import count_flops
+from mmfuse.training.checkpoint import Checkpointer
+from mmfuse.training.loop import Run, train
+from mmfuse.training.metrics import MetricWriter
+from mmfuse.training.optimizer import make_optimizer
+from mmfuse.training.sharding import batch_sharding, make_mesh, replicated
+from mmfuse.training.state import StateMaker, TrainState
+from mmfuse.training.step import check_pieces, make_step
+from mmfuse.training.workdir import claim
+
+
+class Experiment:
+    """A config's run in a workdir."""
+
+    def __init__(self, config: ConfigDict, workdir: str | Path):
+        """Args: a validated config; the folder of the run, which need not be there."""
+        self.config, self.workdir = config, Path(workdir)
+        self.mesh = make_mesh(**config.mesh)
+        self.objectives = build.make_objectives(config)
+        for name, stream in self.objectives.items():
+            check_pieces(name, stream)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The workdir's tokenizer; the first start learns it from the sources' texts."""
+        folder = self.workdir / "tokenizer"
+        if folder.exists():
+            return Tokenizer.load(folder)
+        sources = [build.make_source(source, ()) for source in self.config.sources.values()]
+        texts = source_texts(sources, self.config.tokenizer.examples)
+        return train_tokenizer(texts, vocab_size=self.config.tokenizer.vocabulary)
+
+    @cached_property
+    def recipes(self) -> dict:
+        """Stream name → how its examples become rows."""
+        return {name: build.make_recipe(stream, self.tokenizer) for name, stream in self.config.streams.items()}
+
+    @cached_property
+    def streams(self) -> dict:
+        """Stream name → what gives the batch of step n at index n."""
+        made = {}
+        for number, (name, stream) in enumerate(self.config.streams.items()):
+            sources = {
+                source: build.make_source(self.config.sources[source], stream.signals) for source in stream.mixture
+            }
+            made[name] = training_stream(
+                sources,
+                stream.mixture,
+                self.recipes[name],
+                rows=stream.rows,
+                seed=self.config.seed + 1_000_000 * number,
+                process=jax.process_index(),
+                of=jax.process_count(),
+            )
+        return made
+
+    @cached_property
+    def maker(self) -> StateMaker:
+        """Makes states, and says what they look like."""
+        config = self.config
+        return StateMaker(
+            lambda rngs: build.make_model(config, rngs),
+            lambda params: make_optimizer(config.optimizer, params, config.train.steps),
+            frozen=config.optimizer.frozen,
+            sharding=config.sharding,
+            mesh=self.mesh,
+        )
+
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self.maker.abstract,
+            self.maker.shardings,
+        )
+
+    @cached_property
+    def abstract_batches(self) -> dict:
+        """Shapes, dtypes and shardings of one step's global batches; no record is read."""
+        empty = {
+            name: recipe.collate([], self.config.streams[name].rows).batch for name, recipe in self.recipes.items()
+        }
+        sharding = batch_sharding(self.mesh)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), empty)
+
+    @cached_property
+    def traced_step(self) -> jax.stages.Traced:
+        """The step as a program, not yet compiled."""
+        step = make_step(self.maker.graph, self.maker.optimizer, self.objectives, seed=self.config.seed)
+        shardings = self.maker.shardings, batch_sharding(self.mesh)
+        jitted = jax.jit(
+            step, in_shardings=shardings, out_shardings=(shardings[0], replicated(self.mesh)), donate_argnums=0
+        )
+        return jitted.trace(self.abstract_state, self.abstract_batches)
+
+    @cached_property
+    def flops(self) -> float:
+        """Model FLOPs of one step: what is computed a second time to save memory does not count."""
+        if not any(stack.remat for stack in self._stacks()):
+            return count_flops(self.traced_step.jaxpr)
+        config = self.config.copy_and_resolve_references()
+        for stack in Experiment(config, self.workdir)._stacks():
+            stack.remat = False
+        plain = Experiment(config, self.workdir)
+        plain.tokenizer = self.tokenizer
+        return plain.flops
+
+    def _stacks(self):
+        model = self.config.model
+        return [*model.towers.values(), *([model.single] if "single" in model else [])]
+
+    @cached_property
+    def evaluators(self) -> dict:
+        """Evaluator name → evaluator."""
+        made = {}
+        for name, config in self.config.evaluators.items():
+            recipe = build.make_recipe(config.stream, self.tokenizer)
+            source = build.make_source(config.source, config.stream.signals)
+            stream = evaluation_stream(name, source, recipe, rows=config.stream.rows, examples=config.stream.examples)
+            made[name] = build.make_evaluator(
+                config,
+                stream,
+                self.maker.merge,
+                self.mesh,
+                tokenizer=self.tokenizer,
+                workers=self.config.loader.workers,
+            )
+        return made
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """The numbers of all evaluators, by evaluator/number."""
+        return {
+            f"{name}/{number}": value
+            for name, evaluator in self.evaluators.items()
+            for number, value in evaluator(state).items()
+        }
+
+    # --- modes --------------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Trains from where the workdir stands; writes `summary.json` at the end."""
+        config = self.config
+        self._claim()
+        checkpointer = Checkpointer(self.workdir / "checkpoints", **config.checkpoint)
+        writer = MetricWriter(self.workdir)
+        state, tally = self._resume(checkpointer)
+        writer.rewind(int(state.step))
+        rows = sum(stream.rows for stream in config.streams.values())
+        run = Run(
+            self.traced_step.lower().compile(),
+            self.streams,
+            self.evaluate,
+            self.mesh,
+            checkpointer,
+            writer,
+            self.flops,
+            rows,
+        )
+        train(run, state, tally, **config.train, log_every=config.log_every, workers=config.loader.workers)
+        writer.close()
+        checkpointer.close()
+        last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
+        self._summarize("summary.json", json.loads(last))
+
+    def evaluate_run(self) -> None:
+        """Evaluates the newest checkpoint; writes `summary.json`."""
+        self._claim()
+        checkpointer = Checkpointer(self.workdir / "checkpoints", **self.config.checkpoint)
+        state, _ = checkpointer.restore(self.abstract_state)
+        self._summarize("summary.json", {"step": int(state.step), **self.evaluate(state)})
+        checkpointer.close()
+
+    def _claim(self):
+        sizes = {name: len(build.make_source(source, ())) for name, source in self.config.sources.items()}
+        claim(self.workdir, self.config, {"tokenizer": self.tokenizer.sha256, "records": sizes})
+        if not (self.workdir / "tokenizer").exists():
+            self.tokenizer.save(self.workdir / "tokenizer")
+
+    def _resume(self, checkpointer) -> tuple[TrainState, Counter]:
+        step = checkpointer.latest_step()
+        if step is None:
+            return self.maker.create(self.config.seed), Counter()
+        logging.info("going on from step %d of %s", step, self.workdir)
+        state, position = checkpointer.restore(self.abstract_state, step)
+        return state, Counter(position["tally"])
+
+    def _summarize(self, name, numbers):
+        text = json.dumps(numbers, indent=2)
+        (self.workdir / name).write_text(text + "\n")
+        logging.info("%s\nwritten to %s", text, self.workdir / name)

@@ -1,0 +1,69 @@
+"""Where do modalities meet that never look at one another?
+
+In a shared space: each tower's pooled vector is projected and normalised, and a learned temperature and bias turn
+cosines into logits. Both are always there, so that changing the loss changes no parameter.
+References: CLIP, arXiv 2103.00020; SigLIP, arXiv 2303.15343.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float
+
+
+class DualTower(nnx.Module):
+    """Projections into the shared space, for any two or more modalities."""
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        embedding: int,
+        *,
+        temperature: float,
+        bias: float,
+        max_scale: float = 100.0,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Builds a projection for each tower.
+
+        Args:
+          widths: tower name → width of its pooled vector.
+          embedding: E.
+          temperature: of the start; logits are cosines divided by it.
+          bias: of the start; only the sigmoid loss uses it.
+          max_scale: the most by which cosines are multiplied.
+          dtype: of the projection; embeddings are float32.
+          rngs: draws the parameters.
+        """
+        self.projections = nnx.Dict(
+            {
+                name: nnx.Linear(width, embedding, use_bias=False, dtype=dtype, rngs=rngs)
+                for name, width in widths.items()
+            }
+        )
+        self.log_scale = nnx.Param(jnp.full((), -math.log(temperature)))
+        self.logit_bias = nnx.Param(jnp.full((), float(bias)))
+        self.max_log_scale = math.log(max_scale)
+
+    def embed(self, tower: str, pooled: Float[Array, "*B D"]) -> Float[Array, "*B E"]:
+        """Unit embeddings in float32; the zero vector where the projection is zero."""
+        projected = self.projections[tower](pooled).astype(jnp.float32)
+        square = jnp.square(projected).sum(axis=-1, keepdims=True)
+        return projected * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """What cosines are multiplied by, clipped. The gradient passes the clip, so that the scale can come back."""
+        learned = self.log_scale[...]
+        clipped = jnp.minimum(learned, self.max_log_scale)
+        return jnp.exp(learned + jax.lax.stop_gradient(clipped - learned))
+
+    @property
+    def bias(self) -> Float[Array, ""]:
+        """What is added to the logits of the sigmoid loss."""
+        return self.logit_bias[...]

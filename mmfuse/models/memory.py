@@ -1,0 +1,54 @@
+"""What is known of a batch once its towers have run?
+
+The first of a model's two phases, `encode`, makes a memory; heads, decoders and objectives read it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from mmfuse.towers.tower import TowerOutput
+from mmfuse.types import Batch, Tokens
+
+
+class Memory(NamedTuple):
+    """What the towers made of a batch, by signal name and text role.
+
+    Attributes:
+      tokens: (B S D), the items of an example one after another.
+      embeddings: unit vectors of the shared space, (B C E): one for a signal (C = 1), one for each caption.
+      aux: scalars of the towers.
+      trace: attention weights where a probe asked for them.
+    """
+
+    tokens: dict[str, Tokens]
+    embeddings: dict[str, Float[Array, "B C E"]]
+    aux: dict[str, Array]
+    trace: dict[str, Any]
+
+
+def present(batch: Batch, name: str) -> Bool[Array, "B C"]:
+    """Whether the signal, or each text of the role, is there; C = 1 for a signal. Holes are not there."""
+    there = batch.signals[name].present[:, None] if name in batch.signals else batch.text[name].present
+    return there & batch.valid[:, None]
+
+
+def join_items(out: TowerOutput, item_mask: Bool[Array, "B I"], anchor) -> tuple[Tokens, Float[Array, "B D"]]:
+    """One sequence and one pooled vector for each example, out of those of its items.
+
+    An absent item is padding, and does not count in the mean of the pooled vectors.
+    """
+    examples, items = item_mask.shape
+
+    def lay(array):
+        return array.reshape(examples, items * array.shape[1], *array.shape[2:])
+
+    tokens = Tokens(*map(lay, out.tokens))
+    per_item = tokens.segment.shape[1] // items
+    segment = jnp.where(jnp.repeat(item_mask, per_item, axis=1), tokens.segment, 0)
+    tokens = tokens._replace(segment=segment, anchor=jnp.repeat(anchor, per_item, axis=1))
+    counted = jnp.where(item_mask[..., None], out.pooled.reshape(examples, items, -1), 0)
+    number = jnp.maximum(item_mask.sum(axis=1, keepdims=True), 1).astype(counted.dtype)
+    return tokens, counted.sum(axis=1) / number

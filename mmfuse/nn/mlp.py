@@ -1,0 +1,32 @@
+"""What does a token do with what it has read?
+
+`aux` is a dict of scalars, empty here: a mixture of experts returns its balance terms there.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float
+
+
+class Mlp(nnx.Module):
+    """W₂ φ(W₁ x), for each token alone."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: Callable[[Array], Array] = jax.nn.gelu,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation
+        self.up = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: Float[Array, "B S D"]) -> tuple[Float[Array, "B S D"], dict[str, Array]]:
+        return self.down(self.activation(self.up(tokens))), {}

@@ -1,0 +1,81 @@
+"""Which embeddings belong together?
+
+For each pair of names (signals or text roles) the loss is taken both ways and averaged, then over the pairs. Two
+examples of one concept are positives of each other. References: see `nn/losses/contrastive.py`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from mmfuse.models.dual_tower import DualTower
+from mmfuse.models.memory import Memory, present
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.nn.losses.contrastive import info_nce, pairwise_sigmoid
+from mmfuse.objectives.objective import Terms
+from mmfuse.types import Batch
+
+
+def softmax_loss(rows, columns, positive, column_valid, head: DualTower) -> Float[Array, "A"]:
+    """InfoNCE with the head's temperature."""
+    return info_nce(rows, columns, positive, column_valid, scale=head.scale)
+
+
+def sigmoid_loss(rows, columns, positive, column_valid, head: DualTower) -> Float[Array, "A"]:
+    """Pairwise sigmoid with the head's temperature and bias."""
+    return pairwise_sigmoid(rows, columns, positive, column_valid, scale=head.scale, bias=head.bias)
+
+
+class Contrastive:
+    """Contrastive loss between all listed pairs of modalities."""
+
+    per_example = False
+
+    def __init__(self, between: Sequence[tuple[str, str]], loss: Callable):
+        """Args: `between` pairs of names in `Memory.embeddings`; `loss` one of the functions above."""
+        self.between, self.loss = [tuple(pair) for pair in between], loss
+
+    def weight(self, batch: Batch) -> Float[Array, "B"]:
+        """1 where both sides of some pair are there."""
+        both = [present(batch, a).any(axis=1) & present(batch, b).any(axis=1) for a, b in self.between]
+        return jnp.stack(both).any(axis=0).astype(jnp.float32)
+
+    def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
+        values, weights, metrics = [], [], {}
+        for a, b in self.between:
+            there = present(batch, a).any(axis=1) & present(batch, b).any(axis=1)
+            sides = [_Side(memory, batch, name, there) for name in (a, b)]
+            forth, right = self._one_way(*sides, model.dual)
+            back, _ = self._one_way(*sides[::-1], model.dual)
+            values.append((forth + back) / 2)
+            weights.append(there.astype(jnp.float32))
+            metrics[f"{a}_to_{b}"] = right, weights[-1]
+        weight = jnp.stack(weights)
+        value = (jnp.stack(values) * weight).sum(axis=0) / jnp.maximum(weight.sum(axis=0), 1.0)
+        return Terms(value, self.weight(batch), metrics)
+
+    def _one_way(self, rows, columns, head) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+        """The loss of each example, the mean over its rows, and the share of rows whose nearest column is right."""
+        positive = rows.concept[:, None] == columns.concept[None]
+        loss = self.loss(rows.embeddings, columns.embeddings, positive, columns.valid, head)
+        cosine = jnp.where(columns.valid[None], rows.embeddings @ columns.embeddings.T, -jnp.inf)
+        right = jnp.take_along_axis(positive, cosine.argmax(axis=1)[:, None], axis=1)[:, 0]
+        return rows.mean(loss), rows.mean(right.astype(jnp.float32))
+
+
+class _Side:
+    """The C embeddings of each example, laid out as rows (B·C E)."""
+
+    def __init__(self, memory: Memory, batch: Batch, name: str, there: Bool[Array, "B"]):
+        embeddings = memory.embeddings[name]
+        self.embeddings = embeddings.reshape(-1, embeddings.shape[-1])
+        self.mask = present(batch, name) & there[:, None]
+        self.valid = self.mask.reshape(-1)
+        self.concept = jnp.repeat(batch.concept, embeddings.shape[1])
+
+    def mean(self, rows: Float[Array, "BC"]) -> Float[Array, "B"]:
+        """Averages rows over the valid ones of each example."""
+        rows = jnp.where(self.mask, rows.reshape(self.mask.shape), 0.0)
+        return rows.sum(axis=1) / jnp.maximum(self.mask.sum(axis=1), 1).astype(jnp.float32)

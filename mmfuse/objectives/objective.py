@@ -1,0 +1,39 @@
+"""What is an objective?
+
+It says which loss, on which encodings, weighed how:
+
+    objective(model, memory, batch, key) → Terms        objective.weight(batch) → (B)
+
+Its part of the total is Σ_B value · weight / Σ_B weight over the global batch. The mathematics is in `nn/losses/`.
+"""
+
+from typing import NamedTuple, Protocol
+
+from jax import Array
+from jaxtyping import Float
+
+from mmfuse.models.memory import Memory
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.types import Batch
+
+
+class Terms(NamedTuple):
+    """The loss of each example and its weight; metrics of each example, each with a weight of its own."""
+
+    value: Float[Array, "B"]
+    weight: Float[Array, "B"]
+    metrics: dict[str, tuple[Float[Array, "B"], Float[Array, "B"]]]
+
+
+class Objective(Protocol):
+    """The form that every objective has.
+
+    `per_example` says that an example's value does not depend on its batch-mates, so that a batch may be cut into
+    pieces whose gradients add up. The weight can be had without the model.
+    """
+
+    per_example: bool
+
+    def weight(self, batch: Batch) -> Float[Array, "B"]: ...
+
+    def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms: ...

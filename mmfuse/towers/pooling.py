@@ -1,0 +1,83 @@
+"""Which one vector stands for a sequence?
+
+A pool maps tokens to (B D). A row without any valid token gives exactly zero.
+"""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int
+
+from mmfuse.nn.attention import Attention
+from mmfuse.nn.masks import Mask
+from mmfuse.types import Tokens
+
+
+class Pool(Protocol):
+    """The form that every pool has; `ids` are the token ids of a text, where the tokens are a text's."""
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]: ...
+
+
+class FirstPool(nnx.Module):
+    """The first token: the class token of a tower that has one."""
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        return _take(tokens, jnp.zeros(tokens.segment.shape[0], jnp.int32))
+
+
+class LastPool(nnx.Module):
+    """The last token that is not padding."""
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        places = jnp.arange(tokens.segment.shape[1])[None]
+        return _take(tokens, jnp.where(tokens.segment > 0, places, 0).max(axis=1))
+
+
+class EosPool(nnx.Module):
+    """The first token whose id is `eos`; the last token of a text that was cut before its end."""
+
+    def __init__(self, eos: int):
+        self.eos = eos
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        found = (ids == self.eos) & (tokens.segment > 0)
+        first = _take(tokens, found.argmax(axis=1))
+        return jnp.where(found.any(axis=1)[:, None], first, LastPool()(tokens))
+
+
+class MeanPool(nnx.Module):
+    """The mean of the tokens that are not padding, in float32."""
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        valid = (tokens.segment > 0)[..., None]
+        total = jnp.where(valid, tokens.values, 0).sum(axis=1, dtype=jnp.float32)
+        return (total / jnp.maximum(valid.sum(axis=1), 1).astype(jnp.float32)).astype(tokens.values.dtype)
+
+
+class AttentionPool(nnx.Module):
+    """One learned query reads the tokens, then a residual MLP: h = Attention(q, tokens); h + Mlp(norm(h)).
+
+    Reference: the MAP head of big_vision, Zhai et al. 2022, arXiv 2106.04560.
+    """
+
+    def __init__(self, width: int, attention: Attention, mlp: nnx.Module, norm: nnx.Module, *, rngs: nnx.Rngs):
+        self.query = nnx.Param(jax.nn.initializers.xavier_uniform()(rngs.params(), (1, width)))
+        self.attention, self.mlp, self.norm = attention, mlp, norm
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        query = jnp.broadcast_to(
+            self.query[...][None].astype(tokens.values.dtype), (len(tokens.values), 1, self.query.shape[1])
+        )
+        memory = self.attention.keys_values(tokens.values)
+        read, _ = self.attention(query, memory, Mask(key_segment=tokens.segment))
+        pooled = (read + self.mlp(self.norm(read))[0])[:, 0]
+        return jnp.where((tokens.segment > 0).any(axis=1)[:, None], pooled, 0)
+
+
+def _take(tokens, place):
+    taken = jnp.take_along_axis(tokens.values, place[:, None, None], axis=1)[:, 0]
+    return jnp.where((tokens.segment > 0).any(axis=1)[:, None], taken, 0)

@@ -1,0 +1,57 @@
+"""How does a text become tokens?
+
+Reference: the text towers of CLIP (causal, EOS), Radford et al. 2021, arXiv 2103.00020, and of SigLIP (not causal,
+last token), Zhai et al. 2023, arXiv 2303.15343.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int
+
+from mmfuse.nn.masks import Mask
+from mmfuse.stack.block import Context
+from mmfuse.stack.stack import Stack
+from mmfuse.towers.pooling import Pool
+from mmfuse.towers.tower import TowerOutput
+from mmfuse.types import MODALITIES, Tokens
+
+
+def places(segment: Int[Array, "B T"]) -> Float[Array, "B T 1"]:
+    """The position of each token within its own segment, counted from 0."""
+    index = jnp.broadcast_to(jnp.arange(segment.shape[1])[None], segment.shape)
+    starts = jnp.concatenate([jnp.ones_like(segment[:, :1]), segment[:, 1:] != segment[:, :-1]], axis=1)
+    start = jnp.maximum.accumulate(jnp.where(starts > 0, index, 0), axis=1)
+    return (index - start)[..., None].astype(jnp.float32)
+
+
+class TextTower(nnx.Module):
+    """A transformer over token ids, causal or not."""
+
+    def __init__(
+        self,
+        width: int,
+        stack: Stack,
+        pool: Pool,
+        *,
+        vocabulary: int,
+        causal: bool,
+        position: nnx.Module | None = None,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Args: see `ViT`; `vocabulary` ids, `causal` where a token may see only those before it."""
+        self.embed = nnx.Embed(vocabulary, width, dtype=dtype, rngs=rngs)
+        self.position, self.stack, self.pool, self.causal = position, stack, pool, causal
+
+    def __call__(self, ids: Int[Array, "B T"], segment: Int[Array, "B T"], probe: dict | None = None) -> TowerOutput:
+        """Reads texts; tokens see their own segment."""
+        position = places(segment)
+        values = self.embed(ids)
+        if self.position is not None:
+            values = values + self.position(position).astype(values.dtype)
+        mask = Mask(query_segment=segment, key_segment=segment, causal=self.causal)
+        out = self.stack(values, Context(mask, position), probe=probe)
+        code = jnp.full_like(segment, MODALITIES.index("text"))
+        tokens = Tokens(out.values, segment, position, code, jnp.zeros_like(segment))
+        return TowerOutput(tokens, self.pool(tokens, ids), out.aux, out.trace)

@@ -1,0 +1,178 @@
+"""In which order does a run do things?
+
+    step ─ log (one step late, so that the device never waits) ─ evaluate ─ checkpoint
+
+A run that is stopped at any moment goes on from its last checkpoint, and its record is that of a run that was never
+stopped. SIGTERM and SIGINT save first: nothing is done again.
+"""
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from input_pipeline.collate import Loaded
+from input_pipeline.loader import load
+from mmfuse.objectives.cost import model_flops_utilization
+from mmfuse.training.checkpoint import Checkpointer
+from mmfuse.training.metrics import MetricWriter, format_progress
+from mmfuse.training.sharding import place
+from mmfuse.training.state import TrainState
+from mmfuse.types import MmfuseError
+
+MOST_SKIPPED = 10  # updates in a row that may be left out before a run stops
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+class Run(NamedTuple):
+    """What a run is made of.
+
+    Attributes:
+      step: the compiled step, (state, batches) → (state, metrics).
+      streams: name → what gives step n's batch at index n.
+      evaluate: state → named numbers.
+      flops: of one step on all devices.
+      rows: examples of one step on all devices.
+    """
+
+    step: Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, Any]]]
+    streams: Mapping[str, Sequence[Loaded]]
+    evaluate: Callable[[TrainState], dict[str, float]]
+    mesh: Mesh
+    checkpointer: Checkpointer
+    writer: MetricWriter
+    flops: float
+    rows: int
+
+
+def train(
+    run: Run,
+    state: TrainState,
+    tally: Counter,
+    *,
+    steps: int,
+    log_every: int,
+    evaluate_every: int,
+    workers: int,
+) -> tuple[TrainState, Counter]:
+    """Trains from the state's step up to `steps`.
+
+    Args:
+      run: its parts.
+      state: to start from; its buffers are given up.
+      tally: of records read so far.
+      steps: updates in all.
+      log_every: steps between progress lines; every step is in `metrics.jsonl`.
+      evaluate_every: steps between evaluations; the last step is always evaluated.
+      workers: threads that prepare data.
+
+    Returns:
+      The state after the last step and the tally.
+
+    Raises:
+      Stopped: a signal came, and the state has been saved.
+      MmfuseError: too many updates in a row were not finite.
+    """
+    first = int(state.step)
+    clock = _Clock(run, first, steps)
+    logged = None
+    with _StopSignals() as signals:
+        for step, loaded in zip(
+            range(first + 1, steps + 1), clock.wait(load(run.streams, range(first, steps), workers=workers))
+        ):
+            batches = {name: place(ready.batch, run.mesh) for name, ready in loaded.items()}
+            tally = sum((ready.tally for ready in loaded.values()), tally)
+            state, metrics = run.step(state, batches)
+            if logged is not None:
+                _log(run, clock, *logged, log_every)
+            logged = step, metrics, tally
+            last, stops = step == steps, signals.received
+            evaluates = last or step % evaluate_every == 0
+            saves = last or stops or run.checkpointer.due(step)
+            if saves or evaluates:
+                _log(run, clock, *logged, log_every)
+                logged = None
+            if evaluates:
+                run.writer.write_evaluation(step, run.evaluate(state))
+            if saves:
+                run.writer.flush()
+                run.checkpointer.save(step, state, {"step": step, "tally": dict(tally)})
+            if stops and not last:
+                run.checkpointer.wait()
+                raise Stopped(f"stopped at step {step} of {steps}; the same command goes on from there")
+    run.checkpointer.wait()
+    return state, tally
+
+
+def _log(run, clock, step, metrics, tally, log_every):
+    metrics = jax.device_get(metrics)
+    if metrics["skipped"] >= MOST_SKIPPED:
+        raise MmfuseError(
+            f"step {step}: the loss or the gradient was not finite {MOST_SKIPPED} times in a row; the last state that "
+            "was is in the checkpoints. Lower the learning rate, or look at the data of these steps."
+        )
+    run.writer.write_step(step, {**metrics, **{f"data/{name}": count for name, count in sorted(tally.items())}})
+    timing = clock.tick(step)
+    run.writer.write_timing(step, timing)
+    if step % log_every == 0:
+        numbers = {name: timing[name] for name in ("examples_per_second", "mfu", "wait_share", "seconds_left")}
+        logging.info(format_progress(step, clock.steps, float(metrics["loss"]), **numbers))
+
+
+class _Clock:
+    """Measures steps, and how much of them was waiting for data."""
+
+    def __init__(self, run: Run, step: int, steps: int):
+        self.run, self.steps, self.step = run, steps, step
+        self.last, self.waited, self.rate = time.perf_counter(), 0.0, None
+
+    def wait(self, batches: Iterator) -> Iterator:
+        """Passes batches on, and counts the time that each took to come."""
+        while True:
+            start = time.perf_counter()
+            try:
+                ready = next(batches)
+            except StopIteration:
+                return
+            self.waited += time.perf_counter() - start
+            yield ready
+
+    def tick(self, step: int) -> dict[str, float]:
+        """The numbers of the steps since the last tick."""
+        now, number = time.perf_counter(), step - self.step
+        seconds = (now - self.last) / number
+        # a running mean over about 20 steps tells the time that is left
+        self.rate = seconds if self.rate is None else self.rate + 0.05 * (seconds - self.rate)
+        timing = {
+            "seconds": seconds,
+            "examples_per_second": self.run.rows / seconds,
+            "mfu": model_flops_utilization(self.run.flops, seconds, self.run.mesh.devices.flatten()),
+            "wait_share": min(1.0, self.waited / (now - self.last)),
+            "seconds_left": self.rate * (self.steps - step),
+        }
+        self.last, self.step, self.waited = now, step, 0.0
+        return timing
+
+
+class _StopSignals:
+    """Remembers that SIGTERM or SIGINT came, until the step is done."""
+
+    def __enter__(self):
+        self.received = False
+        self.before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _receive(self, number, frame):
+        self.received = True
+
+    def __exit__(self, *exception):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

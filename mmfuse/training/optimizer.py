@@ -1,0 +1,109 @@
+"""How do gradients become updates?
+
+    g ← g · min(1, clip / ‖g‖)                          the norm is over all parameters together
+    m ← b1·m + (1 − b1)·g        v ← b2·v + (1 − b2)·g²
+    Δθ = −η(t) · scale · (m̂ / (√v̂ + eps) + decay · θ)    m̂ = m / (1 − b1ⁿ), v̂ = v / (1 − b2ⁿ), n = t + 1
+
+`decay` and `scale` are numbers of each parameter, given by (regex, number) rules. All of it is computed in float32,
+moments included, whatever the dtype of the parameters.
+
+Frozen parameters are not among the trainable ones and never come here; bad gradients are skipped by the step.
+References: Adam, arXiv 1412.6980; decoupled weight decay, arXiv 1711.05101.
+"""
+
+import difflib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from mmfuse.training.rules import match_rules
+from mmfuse.types import ConfigError
+
+
+def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Returns the learning rate η as a function of the number t of updates done before, 0 ≤ t < steps.
+
+        t < warmup    η = learning_rate · (t + 1) / warmup
+        constant      η = learning_rate
+        cosine        η = learning_rate · (final + (1 − final) · (1 + cos πp) / 2),  p = (t − warmup) / (steps − warmup)
+        rsqrt         η = learning_rate · √(max(warmup, 1) / (t + 1))
+
+    Neither the first update nor the last is wasted on a rate of zero: the last has p < 1.
+
+    Args:
+      config: `schedule`, `learning_rate`, `warmup` (updates) and, for cosine alone, `final` (fraction of the rate).
+      steps: the number of updates of the whole run.
+
+    Raises:
+      ConfigError: if the schedule is unknown, or if its warm-up does not end before the run does.
+    """
+    peak, warmup = config.learning_rate, config.warmup
+
+    def cosine(t: jax.Array) -> jax.Array:
+        progress = (t - warmup) / (steps - warmup)
+        return config.final + (1 - config.final) * (1 + jnp.cos(jnp.pi * progress)) / 2
+
+    shapes = {
+        "constant": jnp.ones_like,
+        "cosine": cosine,
+        "rsqrt": lambda t: jnp.sqrt(max(warmup, 1) / (t + 1)),
+    }
+    if config.schedule not in shapes:
+        nearest = difflib.get_close_matches(config.schedule, shapes, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"optimizer.schedule = {config.schedule!r} is unknown: did you mean {nearest!r}?")
+    if warmup >= steps:
+        raise ConfigError(f"optimizer.warmup = {warmup} must be less than the {steps} steps of the run.")
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        t = jnp.asarray(count, jnp.float32)
+        return peak * jnp.where(t < warmup, (t + 1) / max(warmup, 1), shapes[config.schedule](t))
+
+    return schedule
+
+
+def make_optimizer(config: ConfigDict, params: optax.Params, steps: int) -> optax.GradientTransformationExtraArgs:
+    """Returns AdamW with clipping, decay and rates by rules, as the formulas above.
+
+    Args:
+      config: what `make_schedule` reads, and `b1`, `b2`, `eps`, `clip` (greatest global norm of a gradient),
+        `weight_decay` and `learning_rate_scale` (rules).
+      params: the trainable parameters, or their shapes; only the structure is read.
+      steps: the number of updates of the whole run.
+
+    Returns:
+      A transformation that takes, and does not need, further arguments: `update(grads, state, params, aux=…)`.
+
+    Raises:
+      ConfigError: from the schedule or the rules.
+    """
+    decay = match_rules(config.weight_decay, params)
+    scale = match_rules(config.learning_rate_scale, params)
+    chain = optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.stateless(lambda updates, params: jax.tree.map(lambda u, p, d: u + d * p, updates, params, decay)),
+        optax.scale_by_learning_rate(make_schedule(config, steps)),
+        optax.stateless(lambda updates, params: jax.tree.map(lambda u, s: s * u, updates, scale)),
+    )
+    return _in_float32(optax.with_extra_args_support(chain))
+
+
+def _in_float32(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Returns `inner` computing and keeping its state in float32; updates have the dtypes of the parameters."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        # Adam of optax raises its float decay to an integer count, which strict promotion of dtypes refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = inner.update(_float32(updates), state, _float32(params), **extra)
+        return jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: inner.init(_float32(params)), update)
+
+
+def _float32(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

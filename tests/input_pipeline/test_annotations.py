@@ -1,0 +1,82 @@
+"""Are a record's texts read as they are written, and refused where they are not what they should be?"""
+
+import json
+
+import pytest
+
+from input_pipeline.sources.annotations import format_annotations, parse_annotations
+from input_pipeline.transforms import BadRecord
+from mmfuse.types import Caption, Example, Question
+
+
+def parse(txt=None, **fields):
+    return parse_annotations(txt, json.dumps(fields).encode() if fields else None)
+
+
+def test_txt_stands_for_the_caption_of_the_json():
+    assert parse(b"one", caption="two").captions == (Caption("one"),)
+    assert parse(caption="two").captions == (Caption("two"),)
+    assert parse("\ufeffzwölf\n".encode(), language="de").captions == (Caption("zwölf\n", "de"),)
+
+
+def test_more_captions_follow_and_the_first_is_not_doubled():
+    more = ["two", {"text": "trois", "language": "fr"}, {"text": "four", "whole": False}]
+    expected = (Caption("two", "en"), Caption("trois", "fr"), Caption("four", "en", False))
+    assert parse(captions=more).captions == expected
+    assert parse(b"one", captions=more).captions == (Caption("one"), *expected)
+    assert parse(b"trois", captions=more).captions == expected
+
+
+@pytest.mark.parametrize("blank", ["", " \n", "\u3000"])
+def test_a_blank_caption_is_none(blank):
+    assert parse(blank.encode(), captions=[blank, "one"]).captions == (Caption("one"),)
+
+
+def test_questions():
+    entries = [{"question": "how many?", "answer": "3", "kind": "count"}]
+    assert parse(question="is it?", answer="yes", questions=entries).questions == (
+        Question("is it?", "yes", "open"),
+        Question("how many?", "3", "count"),
+    )
+
+
+def test_fields_of_img2dataset_say_nothing_more():
+    fields = {"caption": None, "url": "u", "key": "0", "status": "success", "error_message": None, "width": 3, "exif": "{}"}
+    assert parse(**fields) == ((), (), None)
+    assert parse() == ((), (), None)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "reason"),
+    [
+        (b"\xff{}", "text is not UTF-8"),
+        (b"{", "json does not parse"),
+        (b"[" * 100_000, "json does not parse"),
+        (b'{"caption": ' + b"9" * 5000 + b"}", "json does not parse"),
+        (b"[]", "json is not an object"),
+        (b'{"caption": 5}', "json field of a wrong type"),
+        (b'{"captions": "one"}', "json field of a wrong type"),
+        (b'{"captions": [5]}', "json field of a wrong type"),
+        (b'{"captions": [{"language": "de"}]}', "json field of a wrong type"),
+        (b'{"captions": [{"text": "a", "whole": 1}]}', "json field of a wrong type"),
+        (b'{"question": "is it?"}', "json field of a wrong type"),
+        (b'{"questions": [null]}', "json field of a wrong type"),
+        (b'{"description": ["a"]}', "json field of a wrong type"),
+    ],
+)
+def test_what_cannot_be_read_has_a_reason(sidecar, reason):
+    with pytest.raises(BadRecord) as bad:
+        parse_annotations(None, sidecar)
+    assert bad.value.reason == reason
+
+
+def test_txt_that_is_not_utf8():
+    with pytest.raises(BadRecord, match="text is not UTF-8"):
+        parse_annotations("é".encode("latin-1"), b"{}")
+
+
+def test_format_then_parse_gives_the_texts_again():
+    captions = (Caption("ein", "de"), Caption("one <&\0", "en", False), Caption("ein", "nl"))
+    example = Example("k", "c", {}, captions, (Question("q?", "a", "kind"),), "a description")
+    sidecar = json.dumps(format_annotations(example)).encode()
+    assert parse_annotations(b"ein", sidecar) == (captions, example.questions, "a description")

@@ -1,0 +1,180 @@
+"""Do all kinds of image files become the same upright RGB, and do bad ones become reasons?"""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from input_pipeline.transforms import BadRecord
+from input_pipeline.transforms.image import ORIENTATION, decode_image, resize_image
+
+
+def gradient(height=17, width=23):
+    """Smooth, so that JPEG keeps it, and without any symmetry."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([11 * x, 13 * y, 5 * x + 3 * y], axis=-1).clip(0, 255).astype(np.uint8)
+
+
+def encode(image, image_format="PNG", **options):
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def reason_of(data, **options):
+    with pytest.raises(BadRecord) as bad:
+        decode_image(data, **options)
+    return bad.value.reason
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 95}, 12),
+        ("JPEG", {"quality": 95, "subsampling": 0}, 6),
+        ("JPEG", {"quality": 95, "subsampling": 0, "progressive": True}, 6),
+    ],
+)
+def test_formats(image_format, options, tolerance):
+    decoded = decode_image(encode(gradient(), image_format, **options))
+    assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous
+    np.testing.assert_allclose(decoded.astype(int), gradient(), atol=tolerance)
+
+
+def test_grey_palette_and_bits():
+    grey = gradient()[..., 0]
+    three = np.stack([grey] * 3, axis=-1)
+    np.testing.assert_array_equal(decode_image(encode(grey)), three)
+    np.testing.assert_array_equal(decode_image(encode(Image.fromarray(three).quantize(256))), three)
+    np.testing.assert_array_equal(decode_image(encode(Image.fromarray(grey > 99))), np.uint8(255) * (three > 99))
+
+
+def test_sixteen_bits_keep_the_high_byte():
+    deep = gradient().astype(np.uint16) * 256 + 77
+    for array in (deep, deep[..., 0]):
+        _, data = cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)
+        expected = gradient() if array.ndim == 3 else gradient()[..., :1].repeat(3, -1)
+        np.testing.assert_array_equal(decode_image(data.tobytes()), expected)
+
+
+def test_cmyk():
+    inks = np.zeros((8, 8, 4), np.uint8)
+    inks[..., 0], inks[..., 3] = 255, 51  # cyan, a fifth of black: (0, 204, 204)
+    decoded = decode_image(encode(Image.fromarray(inks, "CMYK"), "JPEG", quality=100))
+    np.testing.assert_allclose(decoded.astype(int), np.broadcast_to([0, 204, 204], (8, 8, 3)), atol=3)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
+def test_alpha_lies_over_white(image_format):
+    alpha = np.tile(np.array([0, 51, 255], np.uint8), (5, 1))
+    image = np.dstack([np.full((5, 3, 3), 100, np.uint8), alpha])
+    expected = np.round(100 * alpha / 255 + (255 - alpha)).astype(int)
+    options = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+    decoded = decode_image(encode(image, image_format, **options))
+    np.testing.assert_allclose(decoded.astype(int), expected[..., None].repeat(3, -1), atol=1)
+
+
+def test_a_transparent_palette_entry_is_white():
+    image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    decoded = decode_image(encode(image, transparency=1))
+    np.testing.assert_array_equal(decoded[0], [[10, 20, 30], [255, 255, 255]])
+
+
+# EXIF 2.32, tag 0x0112: where row 0 and column 0 of the stored image are to be seen.
+STORED = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: np.rot90(image, 1),
+    7: lambda image: np.rot90(image.transpose(1, 0, 2), 2),
+    8: lambda image: np.rot90(image, -1),
+    9: lambda image: image,
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation(orientation, image_format):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {"subsampling": 0} if image_format == "JPEG" else {"lossless": True}
+    stored = np.ascontiguousarray(STORED[orientation](gradient()))
+    decoded = decode_image(encode(stored, image_format, exif=exif, quality=95, **options))
+    np.testing.assert_allclose(decoded.astype(int), gradient(), atol=6)
+
+
+def test_damaged_exif_and_profiles_do_not_matter():
+    for options in ({"exif": b"Exif\0\0II*\0\xff\xff\xff\x7f"}, {"exif": b"Exif\0\0??"}, {"icc_profile": b"none"}):
+        assert decode_image(encode(gradient(), "JPEG", **options)).shape == (17, 23, 3)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert decode_image(encode(gradient(), icc_profile=profile)).shape == (17, 23, 3)
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "BMP", "TIFF", "ICO", "PPM"])
+def test_other_formats_are_refused(image_format):
+    assert reason_of(encode(Image.fromarray(gradient()), image_format)) == "not JPEG, PNG or WEBP"
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"%!PS-Adobe", b"<svg/>", b"\xff"])
+def test_no_image(data):
+    assert reason_of(data) == "not JPEG, PNG or WEBP"
+
+
+def test_pixels_are_capped_by_the_header_alone():
+    assert decode_image(encode(gradient()), max_pixels=17 * 23).shape == (17, 23, 3)
+    assert reason_of(encode(gradient()), max_pixels=17 * 23 - 1) == "too many pixels"
+    for side in (10_000, 50_000):  # below and beyond what Pillow itself calls a bomb; no data follow the header
+        header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+        assert reason_of(png + struct.pack(">I", 5) + b"IDAT12345") == "too many pixels"
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_a_cut_image_is_damaged(image_format):
+    data = encode(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), image_format)
+    for cut in (len(data) // 4, len(data) // 2, len(data) - 40):
+        assert reason_of(data[:cut]) == "damaged image"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damage_gives_an_image_or_a_reason(data):
+    encoded = bytearray(encode(gradient(), data.draw(st.sampled_from(["JPEG", "PNG", "WEBP"]))))
+    places = st.tuples(st.integers(0, len(encoded) - 1), st.integers(0, 255))
+    for place, value in data.draw(st.lists(places, min_size=1, max_size=9)):
+        encoded[place] = value
+    try:
+        assert decode_image(bytes(encoded), max_pixels=10_000).ndim == 3
+    except BadRecord as bad:
+        assert bad.reason in ("not JPEG, PNG or WEBP", "too many pixels", "damaged image")
+
+
+def test_shrinking_by_whole_numbers_is_the_mean():
+    image = np.random.default_rng(0).integers(0, 256, (14, 15, 3), dtype=np.uint8)
+    mean = image.reshape(7, 2, 5, 3, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(resize_image(image, 7, 5).astype(float), mean, atol=0.51)
+
+
+def test_a_shrinking_axis_is_antialiased_while_the_other_grows():
+    stripes = np.zeros((5, 210, 3), np.uint8)
+    stripes[:, ::2] = 200
+    np.testing.assert_allclose(resize_image(stripes, 11, 7).astype(int), 100, atol=1)
+
+
+def test_growing_keeps_a_ramp_and_the_size_stays_when_equal():
+    ramp = np.tile(np.arange(0, 250, 10, dtype=np.uint8)[None, :, None], (3, 1, 3))
+    grown = resize_image(ramp, 5, 75).astype(int)
+    assert grown.shape == (5, 75, 3)
+    np.testing.assert_allclose(grown[2, 6:-6, 0], (np.arange(75)[6:-6] - 1) / 3 * 10, atol=1)
+    np.testing.assert_array_equal(resize_image(gradient(), 17, 23), gradient())

@@ -1,0 +1,200 @@
+"""Does random access give the records that were written, and nothing but those?"""
+
+import functools
+import gc
+import json
+import os
+import pickle
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from input_pipeline.sources import webdataset
+from input_pipeline.sources.contract import Source
+from input_pipeline.sources.webdataset import Webdataset
+from mmfuse.types import Caption, ConfigError, DataError, Example, Question, Rejected
+from tests.input_pipeline.test_tar_scan import BLOCK, write_tar
+
+KINDS = ("jpg", "flac", "txt", "json")
+
+
+def record(key, number):
+    """The files of one record; every byte of it depends on the number."""
+    fields = {"question": "which?", "answer": str(number), "language": "de"}
+    return [
+        (f"{key}.jpg", bytes([number]) * (500 + 7 * number)),
+        (f"{key}.flac", b"fLaC" + bytes([number])),
+        (f"{key}.txt", f"number {number}".encode()),
+        (f"{key}.json", json.dumps(fields).encode()),
+    ]
+
+
+def example_of(path, key, number):
+    (_, image), (_, audio), (_, text), _ = record(key, number)
+    name = f"{path}:{key}"
+    question = Question("which?", str(number), "open")
+    return Example(name, name, {"image": image, "audio": audio}, (Caption(text.decode(), "de"),), (question,))
+
+
+def every(source) -> list:
+    return [source[index] for index in range(len(source))]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Three tars of 5, 2 and 3 records, in three formats, with the examples that they hold."""
+    expected, number = [], 0
+    for shard, (count, tar_format) in enumerate([(5, 0), (2, 1), (3, 2)]):
+        keys = [f"fólder/{number + row:04d}" for row in range(count)]
+        files = [file for row, key in enumerate(keys) for file in record(key, number + row)]
+        path = write_tar(tmp_path / f"{shard:03d}.tar", files, tar_format)
+        expected += [example_of(path, key, number + row) for row, key in enumerate(keys)]
+        number += count
+    return str(tmp_path / "{000..002}.tar"), expected
+
+
+def test_every_record_in_any_order(shards):
+    pattern, expected = shards
+    source = Webdataset(pattern)
+    assert isinstance(source, Source) and len(source) == 10
+    assert every(source) == expected
+    for index in (9, 0, 5, 4, 6, 7, np.int64(3)):
+        assert source[index] == expected[index]
+    for index in (-1, 10):
+        with pytest.raises(IndexError, match="of 10"):
+            source[index]
+
+
+def test_a_signal_that_is_not_asked_for_is_not_read(shards, monkeypatch):
+    pattern, expected = shards
+    source, read = Webdataset(pattern, signals=("audio",)), []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: read.append(size) or pread(file, size, offset))
+    assert source[8] == expected[8]._replace(signals={"audio": b"fLaC\x08"})
+    assert read == [5, len("number 8"), len(record("", 8)[3][1])]
+
+
+def test_a_pickled_source_is_the_same_source(shards):
+    pattern, expected = shards
+    assert every(pickle.loads(pickle.dumps(Webdataset(pattern)))) == expected
+
+
+def test_threads_share_few_descriptors(shards, monkeypatch):
+    pattern, expected = shards
+    monkeypatch.setattr(webdataset, "_open_tar", functools.lru_cache(maxsize=1)(webdataset._OpenTar))
+    source, order = Webdataset(pattern), np.random.default_rng(0).integers(0, 10, 3000).tolist()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(source.__getitem__, order)) == [expected[index] for index in order]
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_files_of_a_record_need_not_be_neighbours(tmp_path):
+    files = [file for number in range(3) for file in record(f"{number}", number)]
+    path = write_tar(tmp_path / "x.tar", sorted(files, key=lambda file: file[0][::-1]))
+    source = Webdataset(path)
+    assert {example.key: example for example in every(source)} == {
+        f"{path}:{number}": example_of(path, f"{number}", number) for number in range(3)
+    }
+
+
+def test_what_belongs_to_no_record_is_counted(tmp_path):
+    files = [
+        ("a.b/c.jpg", b"1"),
+        ("a.b/c.left.jpg", b"2"),
+        ("a.b/._c.jpg", b"3"),
+        ("a.b/c.PNG", b"4"),
+        ("noname", b"5"),
+    ]
+    source = Webdataset(write_tar(tmp_path / "x.tar", files))
+    (example,) = every(source)
+    assert example.key.endswith("x.tar:a.b/c") and example.signals == {"image": b"1"}
+    assert source.ignored == {"other file": 3, "second file of a kind": 1}
+
+
+@pytest.mark.parametrize("extension", ["jpg", "jpeg", "png", "webp", "WebP", "wav", "flac", "ogg"])
+def test_signals_by_extension(tmp_path, extension):
+    modality = "audio" if extension in ("wav", "flac", "ogg") else "image"
+    (example,) = every(Webdataset(write_tar(tmp_path / "x.tar", [(f"k.{extension}", b"data")])))
+    assert example.signals == {modality: b"data"}
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ([("k.txt", b"\xff"), ("k.jpg", b"1")], "text is not UTF-8"),
+        ([("k.json", b"{"), ("k.jpg", b"1")], "json does not parse"),
+        ([("k.txt", b" ")], "empty record"),
+        ([("k.jpg", bytes(1001)), ("k.txt", b"a")], "file too large"),
+    ],
+)
+def test_a_bad_record_is_a_value(tmp_path, monkeypatch, files, reason):
+    monkeypatch.setattr(webdataset, "MAX_FILE_BYTES", 1000)
+    path = write_tar(tmp_path / "x.tar", [("a.txt", b"good"), *files, ("z.txt", b"good")])
+    first, bad, last = every(Webdataset(path))
+    assert bad == Rejected(reason, f"{path}:k")
+    assert [first.captions, last.captions] == [(Caption("good"),)] * 2
+
+
+def test_a_tar_cut_anywhere_keeps_its_whole_records(tmp_path, caplog):
+    files = [file for number in range(3) for file in record(f"{number}", number)]
+    whole = write_tar(tmp_path / "whole.tar", files)
+    with tarfile.open(whole) as tar:
+        ends = [member.offset_data + member.size for member in tar]
+    data = (tmp_path / "whole.tar").read_bytes()
+    path = str(tmp_path / "cut.tar")
+    for cut in range(BLOCK, ends[-1] + 1, 300):
+        with open(path, "wb") as file:
+            file.write(data[:cut])
+        caplog.clear()
+        *good, bad = every(Webdataset(path))
+        complete = [end <= cut for end in ends].index(False) if ends[-1] > cut else len(ends)
+        number = len(good)
+        assert good == [example_of(path, f"{row}", row) for row in range(number)]
+        assert bad == Rejected("truncated tar", f"{path}:{number}")
+        assert number in (complete // 4, complete // 4 - 1)  # a record is whole once the next one's header is there
+        assert f"{path}: truncated tar at byte {cut}; record" in caplog.text
+
+
+def test_a_tar_that_changes_or_goes_is_noticed(tmp_path):
+    path = write_tar(tmp_path / "x.tar", record("k", 1))
+    source = Webdataset(path)
+    write_tar(path, record("k", 2) + record("l", 3))
+    assert source[0] == Rejected("tar changed since it was indexed", f"{path}:k")
+    os.remove(path)
+    assert source[0] == Rejected("tar cannot be read", f"{path}:k")
+
+
+class Touch:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_nothing_is_executed_or_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bomb = pickle.dumps(Touch())
+    write_tar("x.tar", [*record("k", 1), ("k.pkl", bomb), ("k.pyd", bomb), ("k.pth", bomb), ("../k.txt", b"climb")])
+    events = []
+    watching = [True]
+    sys.addaudithook(lambda event, arguments: events.append((event, arguments)) if watching else None)
+    every(Webdataset("*.tar"))
+    watching.clear()
+    opened = [arguments for event, arguments in events if event == "open"]
+    assert {os.fspath(path) for path, _, _ in opened} == {"x.tar"}
+    assert all(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) == 0 for _, _, flags in opened)
+    assert not [
+        event for event, _ in events if event.startswith(("pickle", "subprocess", "os.mkdir", "os.system", "exec"))
+    ]
+    assert os.listdir() == ["x.tar"]
+
+
+def test_errors_say_what_to_do(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [("README", b"no record")])
+    with pytest.raises(DataError, match=r"no records in .*x\.tar .*'other file': 1"):
+        Webdataset(path)
+    with pytest.raises(ConfigError, match="a tar has no signal 'video': choose from image, audio"):
+        Webdataset(path, signals=("video",))
