@@ -1,22 +1,62 @@
 """Trains, evaluates or describes what a config says.
 
-python main.py --config=configs/tiny.py --workdir=runs/tiny
+    python main.py --config=configs/tiny.py --workdir=runs/tiny
+    python main.py --config=configs/tiny.py --workdir=runs/tiny --mode=evaluate
+    python main.py --config=configs/tiny.py --workdir=runs/tiny --mode=dry_run --config.optimizer.learning_rate=3e-4
+
+A run that was stopped goes on when the same command is given again. Exit codes: 0 done, 1 a bug, 2 a config, input or
+workdir that a person can mend, 75 stopped and ready to go on.
 """
 
-from absl import app, flags
+import logging as standard_logging
+import os
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mmfuse.experiment import Experiment
+from mmfuse.training.loop import Stopped
+from mmfuse.types import MmfuseError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "what to run", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "dry_run"], "what to do")
+BAD_INPUT, STOPPED = 2, 75
+MODES = {"train": Experiment.train, "evaluate": Experiment.evaluate, "dry_run": Experiment.describe}
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/ and changes to it")
+WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
+DEVICES = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh without accelerators")
+flags.mark_flags_as_required(["config", "workdir"])
 
 
-def main(_):
-    e = Experiment(CONFIG.value, WORKDIR.value)
-    {"train": e.train, "evaluate": e.evaluate_run}[MODE.value]()
+def parse(arguments: list[str]) -> list[str]:
+    """Flags, with a sentence where they are wrong."""
+    try:
+        return flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, MmfuseError) as error:
+        print(f"Cannot read the flags: {str(error).strip()}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def main(_: list[str]) -> None:
+    """Does what the mode says."""
+    logging.set_verbosity(logging.INFO)
+    standard_logging.getLogger("orbax").setLevel(standard_logging.WARNING)
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache" / "mmfuse" / "xla")
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    if DEVICES.value:
+        jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    try:
+        MODES[MODE.value](Experiment(CONFIG.value, WORKDIR.value))
+    except MmfuseError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

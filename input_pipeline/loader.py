@@ -27,7 +27,8 @@ def load(
         return {name: stream[step] for name, stream in streams.items()}
 
     if workers == 0:
-        yield from map(fetch, steps)
+        for step in steps:
+            yield fetch(step)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
     try:

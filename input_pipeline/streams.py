@@ -2,14 +2,15 @@
 
 A stream is a weighted mixture of sources, read in an order that is a function of (seed, step) alone: `stream[step]` is
 that step's rows, whatever was read before, by however many threads. So resuming is starting at a step. Each source is
-shuffled anew in every epoch; the mixture is exact over any stretch of it, to within one row a source.
+shuffled anew in every epoch; from the start to any row, the share of each source is exact to within a row or two.
 
 Processes of one job read every `of`-th row, so that together they read the same rows however many they are.
 """
 
 import functools
+import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
@@ -39,6 +40,7 @@ def fit_audio_signal(value: Any, shape: tuple[int, ...]) -> Fitted:
 
 
 FIT = {"image": fit_image_signal, "audio": fit_audio_signal}
+SHARES = 10**9  # into how many parts a mixture is divided
 
 
 class Recipe:
@@ -99,6 +101,30 @@ class _Numbered:
         return self.name, self.number, index, self.source[index]
 
 
+class _Mixture(grain.transforms.DatasetSelectionMap):
+    """Row number → (source, row of that source), so that each source has its share of the rows up to any row.
+
+    Of the first n rows that the sources before it leave, source i leaves ⌊n · (rest − share) / rest⌋ to those behind
+    it. `grain.MapDataset.mix` does the same with shares cut to whole hundredths of the smallest: 0.6997 for 0.7.
+    """
+
+    def __init__(self, weights: Sequence[float]):
+        total = sum(weights)
+        self.shares = [max(1, round(weight / total * SHARES)) for weight in weights]
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        rest, before, after = sum(self.shares), index, index + 1
+        for source, share in enumerate(self.shares):
+            left = [rows * (rest - share) // rest for rows in (before, after)]
+            if before - left[0] != after - left[1]:
+                return source, before - left[0]
+            rest, (before, after) = rest - share, left
+        raise AssertionError("the last source takes every row that the others leave")
+
+
 def training_stream(
     sources: Mapping[str, Source],
     weights: Mapping[str, float],
@@ -118,12 +144,20 @@ def training_stream(
       rows: B over all processes.
       seed: of order and choice.
       process, of: this process's index among how many.
+
+    Raises:
+      ConfigError: a weight that is not positive, or rows that do not divide among the processes.
     """
+    if not all(weights[name] > 0 for name in sources):
+        raise ConfigError(f"the mixture {dict(weights)} has a weight that is not above 0: leave that source out.")
+    if rows % of:
+        raise ConfigError(f"{rows} rows do not divide among {of} processes: write a multiple of {of}.")
     mixed = []
     for number, (name, source) in enumerate(sources.items()):
         records = grain.MapDataset.source(_Numbered(name, number, source)).seed(seed + 1000 * number)
         mixed.append(records.shuffle().repeat().random_map(recipe.prepare))
-    dataset = grain.MapDataset.mix(mixed, [weights[name] for name in sources])
+    mixture = _Mixture([weights[name] for name in sources])
+    dataset = grain.MapDataset.select_from_datasets(mixed, mixture)
     dataset = dataset[process::of] if of > 1 else dataset
     return dataset.batch(rows // of, batch_fn=functools.partial(recipe.collate, number=rows // of))
 

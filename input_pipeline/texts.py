@@ -11,6 +11,7 @@ A role says what a text is for (see `mmfuse.types.Batch`), `take` says where it 
 The prompt of a question is the question; the prompt of a caption names its language where that is not English.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -47,13 +48,21 @@ TAKES: Mapping[str, Callable[[Example], tuple[Piece, ...]]] = {
     "description": lambda example: (Caption(example.description),) if example.description else (),
 }
 ROLES = ("source", "caption", "prompt", "target")
+LEAST_LENGTH = 3  # BOS, one token of text, EOS
 
 
 def check_spec(role: str, spec: TextSpec) -> None:
-    """Raises ConfigError for a role or a `take` that is not there."""
-    for what, name, names in (("role of text", role, ROLES), ("texts to take", spec.take, tuple(TAKES))):
+    """Raises ConfigError for a role or a `take` that is not there, and for a number or a length that holds no text."""
+    for what, name, names in (("role of text", role, ROLES), ("kind of text to take", spec.take, tuple(TAKES))):
         if name not in names:
-            raise ConfigError(f"there is no {what} '{name}'; there are: {', '.join(names)}.")
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else "."
+            raise ConfigError(f"there is no {what} '{name}'{hint} There are: {', '.join(names)}.")
+    if spec.number < 1 or spec.length < LEAST_LENGTH:
+        raise ConfigError(
+            f"text.{role} has number={spec.number}, length={spec.length}: "
+            f"write a number of 1 or more and a length of {LEAST_LENGTH} or more."
+        )
 
 
 def choose(example: Example, spec: TextSpec, rng: np.random.Generator) -> list[Piece]:

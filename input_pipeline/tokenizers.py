@@ -10,10 +10,12 @@ Reference: Sennrich, Haddow & Birch 2016, arXiv 1508.07909; on bytes: Radford et
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import tokenizers
+from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from input_pipeline.sources.contract import Source
@@ -48,7 +50,7 @@ class Tokenizer:
             raise BadRecord("lone surrogate")
         return [id + CONTROLS for id in self._bpe.encode(text).ids]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, "t"]) -> str:
         """Returns the text of ids; control ids and ids beyond the vocabulary are left out, broken UTF-8 becomes �."""
         return self._bpe.decode([int(id) - CONTROLS for id in ids if id >= CONTROLS], skip_special_tokens=False)
 

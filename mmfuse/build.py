@@ -192,9 +192,14 @@ def make_source(config: ConfigDict, signals: Iterable[str]) -> Source:
     return lookup(SOURCES, config.kind, "source")(**arguments, signals=tuple(signals))
 
 
+def make_text_specs(config: ConfigDict) -> dict[str, TextSpec]:
+    """What each role of a stream's texts holds."""
+    return {role: TextSpec(**spec) for role, spec in config.text.items()}
+
+
 def make_recipe(config: ConfigDict, tokenizer: Tokenizer) -> Recipe:
     """How a stream's examples become rows."""
-    return Recipe(dict(config.signals), {role: TextSpec(**spec) for role, spec in config.text.items()}, tokenizer)
+    return Recipe(dict(config.signals), make_text_specs(config), tokenizer)
 
 
 # --- objectives and evaluators ----------------------------------------------------------------------------------------

@@ -13,27 +13,39 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from input_pipeline.collate import collate
 from input_pipeline.streams import evaluation_stream, training_stream
 from input_pipeline.tokenizers import Tokenizer, source_texts, train_tokenizer
 from mmfuse import build
+from mmfuse.describe import describe_batches, describe_cost, describe_state
 from mmfuse.objectives.cost import count_flops
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.loop import Run, train
 from mmfuse.training.metrics import MetricWriter
 from mmfuse.training.optimizer import make_optimizer
-from mmfuse.training.sharding import batch_sharding, make_mesh, replicated
+from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, replicated
 from mmfuse.training.state import StateMaker, TrainState
 from mmfuse.training.step import check_pieces, make_step
 from mmfuse.training.workdir import claim
+from mmfuse.validate import validate
 
 
 class Experiment:
     """A config's run in a workdir."""
 
     def __init__(self, config: ConfigDict, workdir: str | Path):
-        """Args: a validated config; the folder of the run, which need not be there."""
+        """Refuses a config that cannot be run, and allocates nothing.
+
+        Args:
+          config: of `configs/`.
+          workdir: the folder of the run, which need not be there.
+
+        Raises:
+          ConfigError: what is wrong, and what to write instead.
+        """
         self.config, self.workdir = config, Path(workdir)
         self.mesh = make_mesh(**config.mesh)
+        validate(config, shards=batch_shards(self.mesh))
         self.objectives = build.make_objectives(config)
         for name, stream in self.objectives.items():
             check_pieces(name, stream)
@@ -49,11 +61,6 @@ class Experiment:
         return train_tokenizer(texts, vocab_size=self.config.tokenizer.vocabulary)
 
     @cached_property
-    def recipes(self) -> dict:
-        """Stream name → how its examples become rows."""
-        return {name: build.make_recipe(stream, self.tokenizer) for name, stream in self.config.streams.items()}
-
-    @cached_property
     def streams(self) -> dict:
         """Stream name → what gives the batch of step n at index n."""
         made = {}
@@ -64,7 +71,7 @@ class Experiment:
             made[name] = training_stream(
                 sources,
                 stream.mixture,
-                self.recipes[name],
+                build.make_recipe(stream, self.tokenizer),
                 rows=stream.rows,
                 seed=self.config.seed + 1_000_000 * number,
                 process=jax.process_index(),
@@ -146,7 +153,7 @@ class Experiment:
             )
         return made
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
+    def measure(self, state: TrainState) -> dict[str, float]:
         """The numbers of all evaluators, by evaluator/number."""
         return {
             f"{name}/{number}": value
@@ -168,7 +175,7 @@ class Experiment:
         run = Run(
             self.traced_step.lower().compile(),
             self.streams,
-            self.evaluate,
+            self.measure,
             self.mesh,
             checkpointer,
             writer,
@@ -181,13 +188,19 @@ class Experiment:
         last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
         self._summarize("summary.json", json.loads(last))
 
-    def evaluate_run(self) -> None:
+    def evaluate(self) -> None:
         """Evaluates the newest checkpoint; writes `summary.json`."""
         self._claim()
         checkpointer = Checkpointer(self.workdir / "checkpoints", **self.config.checkpoint)
         state, _ = checkpointer.restore(self.abstract_state)
-        self._summarize("summary.json", {"step": int(state.step), **self.evaluate(state)})
+        self._summarize("summary.json", {"step": int(state.step), **self.measure(state)})
         checkpointer.close()
+
+    def describe(self) -> None:
+        """Prints what the run would be: parameters, FLOPs, memory, a batch. Allocates nothing, and writes nothing."""
+        print(describe_state(self.abstract_state))
+        print(describe_batches(self.abstract_batches))
+        print(describe_cost(self.traced_step.lower().compile(), self.flops, self.mesh))
 
     def _claim(self):
         sizes = {name: len(build.make_source(source, ())) for name, source in self.config.sources.items()}

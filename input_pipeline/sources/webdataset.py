@@ -29,7 +29,7 @@ from input_pipeline.sources.annotations import parse_annotations
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.tar_scan import TarScan, scan_tar
 from input_pipeline.transforms import BadRecord
-from mmfuse.types import ConfigError, DataError, Example, Rejected
+from mmfuse.types import DataError, Example, Rejected
 
 FILES = ("image", "audio", "txt", "json")  # what a record can have, a column each of a shard's tables
 SIGNALS = FILES[:2]
@@ -79,21 +79,17 @@ class Webdataset:
 
     Arguments:
       shards: one or more patterns of tars, see `patterns.py`.
-      signals: the modalities to read, of "image" and "audio"; others are not read from disk.
+      signals: the modalities to read, of those that there are: "image" and "audio". Others are not read from disk.
 
     Attributes:
       ignored: how many members of the tars are no part of a record, by why.
 
     Raises:
-      ConfigError: a signal that tars do not have.
       DataError: no tar, a tar that is compressed or none, or not one record in all of them.
     """
 
     def __init__(self, shards: str | Sequence[str], *, signals: Sequence[str] = SIGNALS):
-        unknown = set(signals) - set(SIGNALS)
-        if unknown:
-            raise ConfigError(f"a tar has no signal {sorted(unknown)[0]!r}: choose from {', '.join(SIGNALS)}.")
-        self._signals = tuple(signals)
+        self._signals = [signal for signal in SIGNALS if signal in signals]
         paths = expand_patterns(shards)
         with ThreadPoolExecutor(INDEX_THREADS) as threads:
             self._shards = list(threads.map(index_shard, paths))

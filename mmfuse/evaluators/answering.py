@@ -1,6 +1,7 @@
 """Does the model answer questions right?
 
-Answers are generated greedily and compared, as text, with the true ones: accuracy over all questions and by type.
+Answers are generated greedily and compared with the true ones, as text in which a run of white space is one space:
+accuracy over all questions and by type.
 """
 
 from collections import Counter
@@ -40,17 +41,22 @@ class Answering:
         self.sweep = Sweep(stream, answer, mesh, workers=workers)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Returns `accuracy`, `accuracy/{type}`, and `questions`, how many there were."""
+        """Returns `accuracy`, `accuracy/{type}`, `questions`, how many there were, and `rejected`, records left out."""
         asked, right = Counter(), Counter()
         for loaded, written in self.sweep(state):
             for pieces, answers in zip(loaded.pieces, written):
                 for question, ids in zip(pieces.get("prompt", ()), answers):
                     asked[question.kind] += 1
-                    right[question.kind] += self._read(ids) == question.answer
+                    right[question.kind] += self._read(ids) == _one_spaced(question.answer)
+        counts = {"questions": asked.total(), "rejected": self.sweep.rejected}
         if not asked:
-            return {"questions": 0}
+            return counts
         numbers = {f"accuracy/{kind}": right[kind] / number for kind, number in sorted(asked.items())}
-        return {"accuracy": right.total() / asked.total(), **numbers, "questions": asked.total()}
+        return {"accuracy": right.total() / asked.total(), **numbers, **counts}
 
     def _read(self, ids: np.ndarray) -> str:
-        return self.tokenizer.decode(ids.tolist()).strip()
+        return _one_spaced(self.tokenizer.decode(ids))
+
+
+def _one_spaced(text):
+    return " ".join(text.split())

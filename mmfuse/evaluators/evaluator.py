@@ -5,7 +5,6 @@ compiled function on each batch, and counts on the host. Every process reads the
 of each batch on its devices; results are the same everywhere.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -35,14 +34,14 @@ class Sweep:
         """Args: the stream; what to compute of a batch; the devices; threads that read ahead."""
         self.stream, self.sharding, self.workers = stream, batch_sharding(mesh), workers
         self.function = jax.jit(function, out_shardings=replicated(mesh))
-        self.tally: Counter = Counter()
+        self.rejected = 0
 
     def __call__(self, state: TrainState) -> Iterator[tuple[Loaded, Any]]:
-        """Yields each batch with what was computed of it, as numpy; `tally` counts the records that were read."""
-        self.tally = Counter()
+        """Yields each batch with what was computed of it, as numpy; `rejected` counts the records that were."""
+        self.rejected = 0
         for ready in load({"stream": self.stream}, range(len(self.stream)), workers=self.workers):
             loaded = ready["stream"]
-            self.tally += loaded.tally
+            self.rejected += sum(count for name, count in loaded.tally.items() if "/rejected/" in name)
             yield loaded, jax.tree.map(np.asarray, self.function(state, jax.tree.map(self._place, loaded.batch)))
 
     def _place(self, array):

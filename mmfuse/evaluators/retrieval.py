@@ -19,6 +19,7 @@ from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
 
 LABELS = {"caption": "text", "source": "description"}  # what the numbers call a role
+TIE = 1e-6  # cosines this close are equal: the same two vectors give 6e-8 more or less from chunk to chunk
 
 
 def ranks(
@@ -42,7 +43,7 @@ def ranks(
         rows = slice(start, start + chunk)
         scores, right = queries[rows] @ candidates.T, positive(rows)
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-        found.append((~right & ~(scores < best)).sum(axis=1))
+        found.append((~right & ~(scores < best - TIE)).sum(axis=1))
     return np.concatenate(found)
 
 
@@ -76,7 +77,7 @@ class Retrieval:
         self.sweep = Sweep(stream, embed, mesh, workers=workers)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Returns `{a}_to_{b}/recall_at_{k}` and `{a}_to_{b}/candidates`.
+        """Returns `{a}_to_{b}/recall_at_{k}`, `{a}_to_{b}/candidates`, and `rejected`, how many records were.
 
         Queries without a counterpart among the candidates are left out.
         """
@@ -85,7 +86,7 @@ class Retrieval:
         for pair in self.between:
             for a, b in (pair, pair[::-1]):
                 numbers |= self._measure(f"{LABELS.get(a, a)}_to_{LABELS.get(b, b)}", sides[a], sides[b])
-        return numbers
+        return numbers | {"rejected": self.sweep.rejected}
 
     def _collect(self, state) -> dict[str, _Found]:
         parts = {name: [] for name in self.names}

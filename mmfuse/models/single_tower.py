@@ -60,6 +60,7 @@ class SingleTower(nnx.Module):
         self.connectors = nnx.Dict(
             {name: nnx.Linear(source, width, dtype=dtype, rngs=rngs) for name, source in memories.items()}
         )
+        self.memories = tuple(memories)  # kept apart, for a merge sorts the names of a module's parts
         self.position, self.stack = position, stack
 
     def read(self, ids: Int[Array, "R T"], segment: Int[Array, "R T"], cache: Cache | None = None) -> Tokens:
@@ -111,9 +112,9 @@ class SingleTower(nnx.Module):
 
     def _context(self, memory, index):
         """What the fusion blocks read: all memories that are there, connected and laid behind one another."""
-        there = [name for name in self.connectors if name in memory.tokens]
+        there = [name for name in self.memories if name in memory.tokens]
         if not there:
-            raise ValueError(f"the decoder reads {', '.join(self.connectors)}; the batch has none of them")
+            raise ValueError(f"the decoder reads {', '.join(self.memories)}; the batch has none of them")
         values = [self.connectors[name](memory.tokens[name].values) for name in there]
         segment, anchor = (
             jnp.concatenate([getattr(memory.tokens[name], field) for name in there], axis=1)

@@ -66,12 +66,14 @@ class Contrastive:
 
 
 class _Side:
-    """The C embeddings of each example, laid out as rows (B·C E)."""
+    """The C embeddings of each example, laid out as rows (B·C E); those that do not count are zero."""
 
     def __init__(self, memory: Memory, batch: Batch, name: str, there: Bool[Array, "B"]):
         embeddings = memory.embeddings[name]
-        self.embeddings = embeddings.reshape(-1, embeddings.shape[-1])
         self.mask = present(batch, name) & there[:, None]
+        # Zero, not left to the loss's mask: in the gradient of rows @ columnsᵀ it would be 0 · NaN.
+        counted = jnp.where(self.mask[..., None], embeddings, 0.0)
+        self.embeddings = counted.reshape(-1, embeddings.shape[-1])
         self.valid = self.mask.reshape(-1)
         self.concept = jnp.repeat(batch.concept, embeddings.shape[1])
 

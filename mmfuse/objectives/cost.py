@@ -16,7 +16,7 @@ import functools
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -37,10 +37,10 @@ SCATTER = re.compile("scatter[-_](add|max|min|mul|sub)")
 OPAQUE = re.compile("pallas_call|ffi_call|dot_product_attention_.*")
 
 # Dense bf16 FLOP/s of one chip as its maker publishes it, by the first regex found in `device_kind`.
-# TPU: cloud.google.com/tpu/docs, "System architecture". A device of JAX is half a chip of v2 (46e12) and v3 (123e12).
+# TPU: cloud.google.com/tpu/docs, "System architecture". A device of JAX is half a chip of v2 (45e12) and v3 (123e12).
 # GPU: the data sheets of NVIDIA; where they give the rate with sparsity, half of it.
 PUBLISHED_PEAKS = (
-    (r"TPU v2", 23e12),
+    (r"TPU v2", 22.5e12),
     (r"TPU v3", 61.5e12),
     (r"TPU v4$", 275e12),
     (r"TPU v5 ?(lite|e)", 197e12),
@@ -75,7 +75,7 @@ def peak_flops(device: jax.Device) -> float:
     return _measured_peak(device)
 
 
-def model_flops_utilization(flops: float, seconds: float, devices: Sequence[jax.Device]) -> float:
+def model_flops_utilization(flops: float, seconds: float, devices: Iterable[jax.Device]) -> float:
     """Returns flops / (seconds · Σ peak), the share of the devices' peak that a step made use of.
 
     Args:

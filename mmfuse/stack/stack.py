@@ -50,12 +50,17 @@ class Segment(nnx.Module):
           rngs: draws the parameters.
         """
 
+        order = []
+
         @nnx.split_rngs(splits=repeats)
         @nnx.vmap(in_axes=0, out_axes=0)
         def repeat(rngs):
-            return nnx.Dict(unit(rngs))
+            blocks = unit(rngs)
+            order[:] = blocks
+            return nnx.Dict(blocks)
 
         self.unit = repeat(rngs)
+        self.order = tuple(order)  # kept apart, for a merge sorts the names of a module's parts
         self.repeats, self.remat, self.unroll = repeats, remat, unroll
 
     def __call__(self, values, context, cache=None, probe=None):
@@ -67,8 +72,9 @@ class Segment(nnx.Module):
         def layer(values, xs):
             layer_state, layer_cache, layer_probe = xs
             aux, new_cache, trace = {}, {}, {}
-            for name, block in nnx.merge(graph, layer_state).items():
-                out = block(values, context, layer_cache.get(name), layer_probe.get(name))
+            blocks = nnx.merge(graph, layer_state)
+            for name in self.order:
+                out = blocks[name](values, context, layer_cache.get(name), layer_probe.get(name))
                 values = out.values
                 aux |= {f"{name}/{key}": scalar for key, scalar in out.aux.items()}
                 if out.cache is not None:

@@ -47,11 +47,12 @@ def log_mel(
     waveform: Float[Array, "B f"], filters: Float[np.ndarray, "bins bands"], *, window: int, hop: int
 ) -> Float[Array, "B frames bands"]:
     """log₁₀ of the mel energies, floored at −10; frames = f // hop, the last ones padded with silence."""
-    frames = waveform.shape[1] // hop
-    padded = jnp.pad(waveform, ((0, 0), (0, window)))
-    index = np.arange(frames)[:, None] * hop + np.arange(window)[None]
+    frames, overlap = waveform.shape[1] // hop, -(-window // hop)
+    padded = jnp.pad(waveform[:, : frames * hop], ((0, 0), (0, overlap * hop))).reshape(len(waveform), -1, hop)
+    # a frame is a few hops behind one another: slices, where an index of every sample would be a huge constant
+    framed = jnp.concatenate([padded[:, i : i + frames] for i in range(overlap)], axis=-1)[..., :window]
     hann = np.hanning(window + 1)[:-1].astype(np.float32)
-    spectrum = jnp.fft.rfft(padded[:, index] * hann[None, None])
+    spectrum = jnp.fft.rfft(framed * hann[None, None])
     energy = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     return jnp.log10(jnp.maximum(energy @ filters, 1e-10))
 

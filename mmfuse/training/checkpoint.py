@@ -40,9 +40,12 @@ class Checkpointer:
         self.folder = Path(folder).absolute()
         self.every = every
         if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._set_aside_incomplete()
         ocp.multihost.sync_global_processes("incomplete checkpoints set aside")
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
+        )
         handlers = {STATE: ocp.StandardCheckpointHandler(), POSITION: ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
@@ -128,14 +131,12 @@ class Checkpointer:
         self._manager.close()
 
     def _complete(self) -> set[int]:
-        if not self.folder.exists():
-            return set()
         return {int(path.name) for path in self.folder.iterdir() if path.name.isdecimal() and _is_complete(path)}
 
     def _set_aside_incomplete(self) -> None:
         """Renames folders that Orbax would take for newer checkpoints. It deletes older ones itself, whole or not."""
         latest = max(self._complete(), default=-1)
-        for path in self.folder.glob("[0-9]*"):
+        for path in list(self.folder.iterdir()):
             if path.name.isdecimal() and int(path.name) > latest:
                 aside = next(p for i in count() if not (p := path.with_name(f"{path.name}.incomplete{i}")).exists())
                 path.rename(aside)

@@ -38,6 +38,7 @@ class MetricWriter:
     def __init__(self, workdir: str | Path) -> None:
         self.workdir = Path(workdir)
         self.step = 0  # the last one in metrics.jsonl
+        self._first = 1  # the first one that this process writes
         self._primary = jax.process_index() == 0
         self._files: dict[str, TextIO] = {}
         if self._primary:
@@ -50,7 +51,7 @@ class MetricWriter:
           CheckpointError: if the lines of `metrics.jsonl` up to `step` are not 1, 2, …, `step`; nothing is dropped.
         """
         self.close()
-        self.step = step
+        self.step, self._first = step, step + 1
         if not self._primary:
             return
         kept = {name: [line for at, line in _lines(self._path(name)) if at <= step] for name in self._written()}
@@ -102,8 +103,8 @@ class MetricWriter:
     def _tensorboard(self) -> SummaryWriter:
         # TensorBoard hides what an earlier process wrote from `purge_step` on. The name holds the step because
         # tensorboardX alone names files by the second, and a second writer would truncate the first one's file.
-        first = self.step + 1
-        return SummaryWriter(str(self.workdir / "tensorboard"), purge_step=first, filename_suffix=f".{first}")
+        folder, suffix = str(self.workdir / "tensorboard"), f".{self._first}"
+        return SummaryWriter(folder, purge_step=self._first, filename_suffix=suffix)
 
     def _write(self, name: str, step: int, values: Mapping[str, Any]) -> None:
         if not self._primary:

@@ -34,8 +34,8 @@ def check_pieces(name: str, stream: StreamObjectives) -> None:
     for objective, (part, _) in stream.objectives.items():
         if stream.pieces > 1 and not part.per_example:
             raise ConfigError(
-                f"streams.{name}.accumulate={stream.pieces}: the objective '{objective}' compares the examples of a batch, "
-                "and cutting the batch would change its loss. Set accumulate to 1, or give it a stream of its own."
+                f"streams.{name}.accumulate={stream.pieces}: the objective '{objective}' compares the examples of a "
+                "batch, and cutting the batch would change its loss. Set accumulate to 1, or give it a stream of its own."
             )
 
 

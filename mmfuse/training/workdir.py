@@ -7,6 +7,7 @@ versions. Whoever comes back with another config is refused: the losses would no
 import json
 import platform
 import subprocess
+import uuid
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +51,7 @@ def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any]) -> N
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / PROVENANCE).write_text(json.dumps(provenance(), indent=2) + "\n")
-    fresh = path.with_suffix(".tmp")
+    fresh = path.with_name(f"{CONFIG}.{uuid.uuid4().hex}")  # processes that start together must not share it
     fresh.write_text(json.dumps(wanted, indent=2) + "\n")
     fresh.replace(path)
 

@@ -41,7 +41,15 @@ def test_questions():
 
 
 def test_fields_of_img2dataset_say_nothing_more():
-    fields = {"caption": None, "url": "u", "key": "0", "status": "success", "error_message": None, "width": 3, "exif": "{}"}
+    fields = {
+        "caption": None,
+        "url": "u",
+        "key": "0",
+        "status": "success",
+        "error_message": None,
+        "width": 3,
+        "exif": "{}",
+    }
     assert parse(**fields) == ((), (), None)
     assert parse() == ((), (), None)
 

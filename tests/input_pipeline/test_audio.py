@@ -107,6 +107,18 @@ def test_a_cut_sound_is_no_shorter_sound(file_format, subtype):
         assert reason_of(data[:cut]) in ("truncated audio", "damaged audio")
 
 
+def test_an_ogg_without_its_last_page_is_truncated():
+    data = encode(np.random.default_rng(0).uniform(-0.5, 0.5, 30_000), AUDIO_RATE, "OGG", "VORBIS")
+    assert reason_of(data[: data.rfind(b"OggS")]) == "truncated audio"
+
+
+def test_a_flac_that_promises_more_than_it_holds_is_truncated():
+    data = bytearray(encode(tone(), AUDIO_RATE, "FLAC", "PCM_16"))
+    assert int.from_bytes(data[22:26], "big") == len(tone())  # in the stream's first block
+    data[22:26] = (len(tone()) + 100).to_bytes(4, "big")
+    assert reason_of(bytes(data)) in ("truncated audio", "damaged audio")
+
+
 def test_a_wav_from_a_pipe_does_not_know_its_size():
     data = bytearray(encode(tone(), subtype="PCM_16"))
     data[4:8] = data[40:44] = b"\xff" * 4

@@ -20,7 +20,16 @@ def test_braces_as_bash_expands_them(pattern):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b.tar", "a.tar", "s-00.tar", "s-01.tar", "s-02.tar", "odd[1]{2}.tar", "deep/er/c.tar"):
+    for name in (
+        "b.tar",
+        "a.tar",
+        "s-00.tar",
+        "s-01.tar",
+        "s-02.tar",
+        "odd[1]{2}.tar",
+        "deep/er/c.tar",
+        "run[1]/0.tar",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -36,6 +45,7 @@ def folder(tmp_path):
         ("{s-*,[ab]}.tar", ["s-00.tar", "s-01.tar", "s-02.tar", "a.tar", "b.tar"]),
         ("odd[1]{2}.tar", ["odd[1]{2}.tar"]),
         ("**/c.tar", ["deep/er/c.tar"]),
+        ("run[1]/{0..0}.tar", ["run[1]/0.tar"]),
     ],
 )
 def test_files_in_order(folder, patterns, names):
@@ -46,10 +56,10 @@ def test_files_in_order(folder, patterns, names):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("*.zip", "The folder '.*' holds 7 names: a.tar, b.tar, deep, odd.*, s-00.tar, …"),
+        ("*.zip", "The folder '.*' holds 8 names: a.tar, b.tar, deep, odd.*, run.*, …"),
         ("s-{00..03}.tar", r"no file is named '.*s-03.tar' \(from '.*s-{00..03}.tar'\)"),
         ("s-{00..99999999999}.tar", "s-00000000000.tar"),
-        ("none/*.tar", "holds 7 names"),
+        ("none/*.tar", "holds 8 names"),
         ("deep", r"deep is a folder: name the files in it, such as '.*deep/\*.tar'"),
         ("{a,a}.tar", "a.tar is named twice"),
     ],
@@ -64,6 +74,11 @@ def test_a_pipe_is_a_name_of_no_file(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no file is named 'pipe:touch done'"):
         expand_patterns("pipe:touch done")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_tilde_is_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    assert expand_patterns("~/a.*") == [str(folder / "a.tar")]
 
 
 def test_no_patterns():

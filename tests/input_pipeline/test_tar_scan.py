@@ -6,6 +6,7 @@ import io
 import lzma
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from input_pipeline.sources.tar_scan import BLOCK, MAX_EXTENSION, scan_tar
 from mmfuse.types import DataError
 
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+FORMATS: dict[str, Any] = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0/"), min_size=1, max_size=150)
 
 
@@ -42,11 +43,11 @@ def oracle(path):
         return [(member.name, member.offset_data, member.size) for member in tar if member.isreg()]
 
 
-def header(name=b"a.txt", size=b"00000000003\0", kind=b"0"):
+def header(name=b"a.txt", size=b"00000000003\0", kind=b"0", magic=b"ustar\00000", prefix=b""):
     """A header whose checksum is right, whatever its fields say."""
     block = name.ljust(100, b"\0") + b"0000644\0" + 16 * b"0" + size + 12 * b"0" + 8 * b" " + kind
-    block = block.ljust(257, b"\0") + b"ustar\00000"
-    block = block.ljust(BLOCK, b"\0")
+    block = block.ljust(257, b"\0") + magic
+    block = (block.ljust(345, b"\0") + prefix).ljust(BLOCK, b"\0")
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
@@ -126,7 +127,8 @@ def test_global_pax_records_name_no_member(tmp_path):
 
 @pytest.mark.parametrize("tar_format", FORMATS)
 def test_cut_at_any_byte(tmp_path, tar_format):
-    files = [("k/0.jpg", bytes(600)), ("k/0.txt", b"abc"), ("k/1" + "é" * (tar_format != "ustar") + ".jpg", b"12")]
+    long_name = "k/1" + "é" * (tar_format != "ustar") * 200 + ".jpg"
+    files = [("k/0.jpg", bytes(600)), ("k/0.txt", b"abc"), (long_name, b"12")]
     path = write_tar(tmp_path / "whole.tar", files, FORMATS[tar_format])
     members, data = oracle(path), Path(path).read_bytes()
     end = BLOCK + members[-1][1]
@@ -166,7 +168,17 @@ def test_sizes_that_lie(tmp_path, size, reason):
 
 
 @pytest.mark.parametrize(
-    "records", [b"10 size=-5\n", b"4 size=5\n", b"99 size=5\n", b"9 size=5x", b"0 size=5\n", b"size", b"9 size==\n"]
+    "records",
+    [
+        b"11 size=-5\n",
+        b"9 size=5\n0 size=5\n",
+        b"4 size=5\n",
+        b"99 size=5\n",
+        b"9 size=5x",
+        b"0 size=5\n",
+        b"size",
+        b"9 size==\n",
+    ],
 )
 def test_pax_records_that_lie(tmp_path, records):
     first = header() + b"abc".ljust(BLOCK, b"\0")
@@ -174,6 +186,31 @@ def test_pax_records_that_lie(tmp_path, records):
     scan = scan_bytes(tmp_path, first + extension + header(b"b.txt") + bytes(3 * BLOCK))
     assert scan.cut.reason == "damaged tar"
     assert scan.members == [("a.txt", BLOCK, 3)]
+
+
+def test_names_as_old_programs_write_them(tmp_path):
+    empty = b"00000000000\0"
+    headers = [
+        header(b"folder/", empty, kind=b"\0"),
+        header(b"v7.txt", empty, kind=b"\0", magic=b""),
+        header(b"gnu.txt", empty, magic=b"ustar  \0", prefix=b"14500000000\0"),  # the time it was last read
+        header(b"ustar.txt", empty, prefix=b"folder"),
+        header(b"\xe9.txt", empty),
+        header(b"\xe8.txt", empty),  # Latin-1: another name
+    ]
+    scan = scan_bytes(tmp_path, b"".join(headers) + bytes(2 * BLOCK))
+    names = ["v7.txt", "gnu.txt", "folder/ustar.txt", "\\xe9.txt", "\\xe8.txt"]
+    assert [member.name for member in scan.members] == names
+    assert scan.ignored == {"directory": 1}
+
+
+def test_long_names_of_links_are_passed_over(tmp_path):
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        add(tar, "link.txt", type=tarfile.SYMTYPE, linkname="n" * 150)
+        add(tar, "a.txt", b"one")
+    scan = scan_tar(str(path))
+    assert scan.members == oracle(path) and scan.ignored == {"symbolic link": 1}
 
 
 def test_a_name_without_end_is_damage(tmp_path):
@@ -196,7 +233,9 @@ def test_no_damage_is_more_than_a_cut(tmp_path_factory, data):
     assert all(member.offset + member.size <= len(tar) for member in scan.members[:-1])
 
 
-@pytest.mark.parametrize(("method", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)])
+@pytest.mark.parametrize(
+    ("method", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
+)
 def test_compressed_tars_are_named(tmp_path, method, compress):
     with pytest.raises(DataError, match=rf"x\.tar is compressed \({method}\)"):
         scan_bytes(tmp_path, compress(tar_bytes(tmp_path, [("a.txt", b"one")])))

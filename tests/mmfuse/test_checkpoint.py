@@ -121,9 +121,9 @@ def test_the_oldest_go_and_the_schedule_is_kept(open_folder):
     assert sorted(path.name for path in checkpointer.folder.iterdir()) == ["10", "15"]
 
 
-def test_a_saved_step_is_not_saved_again_and_the_past_is_not_rewritten(open_folder):
+def test_a_step_that_is_being_saved_is_not_saved_again_and_the_past_is_not_rewritten(open_folder):
     checkpointer = open_folder()
-    save(checkpointer, 5, 10)
+    save(checkpointer, 5, 10, 10)
     before = (checkpointer.folder / "10" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
     save(checkpointer, 10)
     assert (checkpointer.folder / "10" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == before
@@ -168,7 +168,8 @@ def test_what_does_not_fit_is_refused(open_folder, wanted, message):
 
 
 def break_folder(folder, kind):
-    """Makes what looks like a newer checkpoint."""
+    """Makes what looks like a newer checkpoint, and a copy that is none of ours."""
+    shutil.copytree(folder / "10", folder / "backup")
     newer = folder / "999"
     if kind == "empty":
         newer.mkdir()
@@ -211,13 +212,17 @@ def test_a_half_deleted_old_checkpoint_is_deleted_in_the_end(open_folder):
 
 
 def test_lost_data_is_named(open_folder):
-    first = open_folder()
-    save(first, 5, 10)
+    # One leaf: Orbax drops the other reads when one fails, and their threads complain later.
+    first, state = open_folder(), {"w": jnp.arange(7.0)}
+    first.save(5, state, {})
+    first.save(10, state, {})
+    first.close()
     for path in (first.folder / "10" / "state").rglob("d/*"):
         path.unlink()
+    later = open_folder()
     with pytest.raises(CheckpointError, match="checkpoints/10 cannot be read"):
-        open_folder().restore(abstract(make_state(0)))
-    assert_same(open_folder().restore(abstract(make_state(0)), step=5)[0], make_state(5))
+        later.restore(abstract(state))
+    assert_same(later.restore(abstract(state), step=5)[0], state)
 
 
 @pytest.fixture
@@ -240,6 +245,11 @@ def test_a_failed_save_is_raised_by_the_next_call(tmp_path, full_disk, call):
     arguments = {"save": (15, make_state(15), {}), "restore": (abstract(make_state(0)),)}.get(call, ())
     with pytest.raises(CheckpointError, match=r"could not be saved in .* resume from step 5"):
         getattr(checkpointer, call)(*arguments)
+    later = Checkpointer(tmp_path, every=5, keep=3)
+    assert later.latest_step() == 5
+    save(later, 15)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["15", "5"]
+    later.close()
 
 
 KILLED = """
@@ -261,7 +271,7 @@ for step in range(first, 10**6):
 def test_kill_in_a_save_loses_no_earlier_checkpoint(tmp_path, request):
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(request.path.parent)]
     draw = random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=request.config.rootpath)
         for _ in range(draw.randint(3, 6)):
             started = int(process.stdout.readline())
@@ -275,5 +285,6 @@ def test_kill_in_a_save_loses_no_earlier_checkpoint(tmp_path, request):
         restored, position = checkpointer.restore(abstract(make_state(0)))
         assert_same(restored, make_state(latest))
         assert position == {"read": 10 * latest}
+        save(checkpointer, latest + 1)
+        assert {path.name for path in tmp_path.iterdir()} <= {str(latest), str(latest + 1)}
         checkpointer.close()
-    assert all(path.name.isdecimal() for path in tmp_path.iterdir())

@@ -136,8 +136,9 @@ def value_and_gradient(function):
     return jax.value_and_grad(function, argnums=(0, 1))
 
 
-@pytest.mark.parametrize("width, length", [(128, 48), (256, 37)])
-@pytest.mark.parametrize("transform", [lambda f: f, value_and_gradient], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    "width, length, transform", [(128, 48, lambda f: f), (256, 37, value_and_gradient)], ids=["forward", "backward"]
+)
 def test_a_transformer_scanned_or_not_costs_what_the_compiler_counts_unrolled(width, length, transform):
     p, x = transformer(width, length)
     written, run = xla(transform(unrolled), p, x)
@@ -232,7 +233,7 @@ def test_the_peak_of_a_cpu_is_measured_once():
 def test_utilization_is_a_share_of_all_devices():
     device = jax.devices("cpu")[0]
     peak = peak_flops(device)
-    assert model_flops_utilization(3 * peak, 2.0, [device] * 5) == pytest.approx(0.3)
+    assert model_flops_utilization(3 * peak, 2.0, np.array([device] * 5)) == pytest.approx(0.3)
 
 
 def test_bytes():

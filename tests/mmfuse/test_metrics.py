@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mmfuse.training.metrics import MetricWriter, format_progress
 from mmfuse.types import CheckpointError
@@ -133,6 +136,15 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path, line):
         MetricWriter(tmp_path).rewind(1)
 
 
+def test_flush_makes_files_and_their_names_durable(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
+    writer = MetricWriter(tmp_path)
+    record(writer, 1)
+    assert synced == [path.stat().st_ino for path in (tmp_path / FILES[0], tmp_path / FILES[2], tmp_path)]
+    writer.close()
+
+
 def test_steps_follow_one_another(tmp_path):
     run(tmp_path, 1, 2)
     with pytest.raises(ValueError, match="Step 3 cannot follow step 0"):
@@ -149,16 +161,31 @@ def test_only_process_0_writes(tmp_path, monkeypatch):
     assert not (tmp_path / "workdir").exists()
 
 
-def test_tensorboard_has_the_same_numbers_and_forgets_what_is_rewound(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def read_events(path):
+    """Yields the events of a TensorBoard file: length (8 bytes), checksum (4), event, checksum (4)."""
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
 
+
+def test_tensorboard_has_the_same_numbers_and_is_told_what_is_rewound(tmp_path):
     run(tmp_path, 1, 6)
     run(tmp_path, 5, 5)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert {tag.split("/")[0] for tag in events.Tags()["scalars"]} == {"metrics", "evaluation", "timing"}
-    loss = [(event.step, event.value) for event in events.Scalars("metrics/loss")]
-    assert loss == [(step, np.float32(1 / step)) for step in range(1, 6)]
-    assert [event.step for event in events.Scalars("evaluation/recall")] == [3]
+    first, second = ([*read_events(path)] for path in sorted((tmp_path / "tensorboard").iterdir()))
+    loss = [(event.step, v.simple_value) for event in first for v in event.summary.value if v.tag == "metrics/loss"]
+    assert loss == [(step, np.float32(1 / step)) for step in range(1, 7)]
+    assert {v.tag for e in first for v in e.summary.value} == {
+        "metrics/loss",
+        "metrics/rows",
+        "evaluation/recall",
+        "timing/seconds",
+    }
+    # TensorBoard hides the steps of earlier files from a session's start on.
+    starts = [event.step for event in second if event.session_log.status == SessionLog.START]
+    assert starts == [5]
+    assert {event.step for event in second if event.summary.value} == {5}
 
 
 KILLED = """

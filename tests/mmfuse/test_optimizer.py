@@ -122,7 +122,7 @@ def test_moments_are_float32_and_updates_have_the_dtype_of_their_parameter():
     params = {"kernel": jnp.ones((3, 5), jnp.bfloat16), "bias": jnp.ones(7, jnp.float32)}
     gradients = {"kernel": jnp.full((3, 5), 1e-3, jnp.bfloat16), "bias": jnp.ones(7, jnp.float32)}
     optimizer = make_optimizer(config(), params, STEPS)
-    updates, state = optimizer.update(gradients, optimizer.init(params), params)
+    updates, state = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
     assert {x.dtype for name, x in named_leaves(state).items() if "/mu/" in name or "/nu/" in name} == {
         jnp.dtype(jnp.float32)
     }
@@ -135,8 +135,9 @@ def test_moments_are_float32_and_updates_have_the_dtype_of_their_parameter():
 def test_aux_is_accepted():
     params = draw(0)
     optimizer = make_optimizer(config(), params, STEPS)
-    with_aux, _ = optimizer.update(draw(1), optimizer.init(params), params, aux={"text": jnp.float32(1)})
-    without, _ = optimizer.update(draw(1), optimizer.init(params), params)
+    update = jax.jit(optimizer.update)
+    with_aux, _ = update(draw(1), optimizer.init(params), params, aux={"text": jnp.float32(1)})
+    without, _ = update(draw(1), optimizer.init(params), params)
     jax.tree.map(np.testing.assert_array_equal, with_aux, without)
 
 

@@ -14,7 +14,7 @@ This file draws what befalls a signal, and spoils it. Swapping and dropping conc
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
@@ -40,7 +40,7 @@ class Chance(NamedTuple):
     level: float | None
 
 
-def chances(spec: Mapping[str, float | tuple[float, float]]) -> dict[str, tuple[Chance, ...]]:
+def chances(spec: Mapping[str, Any]) -> dict[str, tuple[Chance, ...]]:
     """Returns for each modality what may befall it.
 
     Args:
@@ -61,17 +61,23 @@ def chances(spec: Mapping[str, float | tuple[float, float]]) -> dict[str, tuple[
     return plan
 
 
-def _chance(kind: str, value: float | tuple[float, float]) -> Chance:
+def _chance(kind: str, value: Any) -> Chance:
     one_of("corruptions", kind, sorted({kind for kinds in KINDS.values() for kind in kinds}))
-    share, level = value if isinstance(value, tuple | list) else (value, None)
+    match value:
+        case float() | int() as share:
+            level = None
+        case (float() | int() as share, float() | int() as level):
+            pass
+        case _:
+            raise ConfigError(f"corruptions[{kind!r}]: {value!r} cannot be read; write a share, or (share, level)")
     if kind in ("swap", "missing"):
         if level not in (None, 1):
             raise ConfigError(f"corruptions[{kind!r}]: it has no level, got {level}; write its share alone")
         level = 1.0
     for name, number in (("share", share), ("level", 0 if level is None else level)):
         if not 0 <= number <= 1:
-            raise ConfigError(f"corruptions[{kind!r}]: {name} {number} is outside [0, 1]; write a number between")
-    return Chance(kind, share, level)
+            raise ConfigError(f"corruptions[{kind!r}]: {name} {number} is outside [0, 1]; write a number within")
+    return Chance(kind, float(share), None if level is None else float(level))
 
 
 def draw(befalling: Sequence[Chance], rng: random.Random) -> tuple[str, float] | None:
@@ -99,7 +105,7 @@ def _noise(image: Picture, level: np.float32, noise: np.random.Generator) -> Pic
 
 def _occlusion(image: Picture, level: np.float32, place: np.random.Generator) -> Picture:
     image = image.copy()
-    side = np.rint(np.sqrt(level) * image.shape[:2]).astype(int)
+    side = np.rint(np.sqrt(level) * np.array(image.shape[:2])).astype(int)
     top, left = place.integers(image.shape[:2] - side, endpoint=True)
     image[top : top + side[0], left : left + side[1]] = 127
     return image

@@ -45,7 +45,9 @@ def render(scene: Scene) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "
         (y0, y1), (x0, x1) = _window(thing.box[1::2], canvas), _window(thing.box[::2], canvas)
         alpha = coverage(thing.shape, thing.centre, thing.radius, (y0, y1), (x0, x1))
         patch = picture[y0:y1, x0:x1]
-        patch += alpha[:, :, None] * (_surface(thing.colour, thing.texture, canvas)[y0:y1, x0:x1] - patch)
+        left, top = (canvas // 2 - round(middle) for middle in thing.centre)
+        surface = _surface(thing.colour, thing.texture, canvas)[y0 + top : y1 + top, x0 + left : x1 + left]
+        patch += alpha[:, :, None] * (surface - patch)
         solid = alpha > 0.5
         masks[:index, y0:y1, x0:x1] &= ~solid
         masks[index, y0:y1, x0:x1] = solid
@@ -59,8 +61,8 @@ def _window(side: tuple[float, ...], canvas: int) -> tuple[int, int]:
 
 @functools.cache
 def _surface(colour: str, texture: str, canvas: int) -> Float[np.ndarray, "h w 3"]:
-    """Returns a canvas full of one colour and texture, from which objects are cut out."""
-    y, x = np.mgrid[:canvas, :canvas].astype(np.float32) * (64 / canvas)
+    """Returns a canvas full of one colour and texture, from whose middle objects are cut out."""
+    y, x = (np.mgrid[:canvas, :canvas].astype(np.float32) - canvas // 2) * (64 / canvas)
     ink = {
         "solid": np.zeros_like(x),
         "striped": _edge(np.sin(2 * np.pi * (x + y) / 5.66) - 0.5),

@@ -10,30 +10,12 @@ The description is an inventory, in canonical words and in another style, meant 
 import itertools
 import random
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from input_pipeline.sources.scenes.world import COLOURS, MARGIN, SHAPES, Pair, Scene, SceneObject
+from input_pipeline.sources.scenes.words import NUMBERS, ORDINALS, WORDS, plural, with_article
+from input_pipeline.sources.scenes.world import MARGIN, Scene, SceneObject
 from mmfuse.types import Caption
-
-# The first word is the canonical one. No two attributes share a word.
-WORDS: dict[str, tuple[str, ...]] = {
-    **{name: (name,) for name in SHAPES + COLOURS},
-    "circle": ("circle", "disc"),
-    "diamond": ("diamond", "rhombus"),
-    "cross": ("cross", "plus sign"),
-    "moon": ("moon", "crescent"),
-    "cyan": ("cyan", "turquoise"),
-    "purple": ("purple", "violet"),
-    "small": ("small", "little", "tiny"),
-    "medium": ("medium", "medium-sized", "mid-sized"),
-    "large": ("large", "big"),
-    "solid": ("solid", "plain"),
-    "striped": ("striped", "stripy"),
-    "dotted": ("dotted", "spotted"),
-}
-NUMBERS = ("zero", "one", "two", "three", "four", "five")
-ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 _ADDED = {"striped": "with stripes", "dotted": "with dots"}
 
@@ -98,14 +80,6 @@ def noun_phrase(thing: SceneObject, attributes: Collection[str], rng: random.Ran
         after = " " + _ADDED[thing.texture]
     words = [word[name] for name in before] + [word.get("shape", "object")]
     return with_article(" ".join(words)) + after
-
-
-def with_article(words: str) -> str:
-    return ("an " if words[0] in "aeiou" else "a ") + words
-
-
-def plural(words: str) -> str:
-    return words + ("es" if words.endswith(("s", "x")) else "s")
 
 
 def captions(scene: Scene, rng: random.Random) -> tuple[Caption, ...]:
@@ -238,17 +212,3 @@ def _weave(frame: str, phrases: Sequence[Phrase], *, whole: bool) -> Caption:
     if text.endswith("."):
         text = text[0].upper() + text[1:]
     return Caption(text, whole=whole, mentions=tuple(mentions))
-
-
-def _any_of(names: Iterable[str]) -> str:
-    words = (word for name in names for word in WORDS[name])
-    return "(" + "|".join(sorted(words, key=len, reverse=True)) + ")"
-
-
-_NAMED = re.compile(rf"\b{_any_of(COLOURS)} {_any_of(SHAPES)}\b", re.IGNORECASE)
-_NAME = {word: name for name, words in WORDS.items() for word in words}
-
-
-def parse_attributes(text: str) -> set[Pair]:
-    """Returns the (shape, colour) pairs that a caption of this grammar, or one generated in its manner, names."""
-    return {(_NAME[shape.lower()], _NAME[colour.lower()]) for colour, shape in _NAMED.findall(text)}

@@ -6,7 +6,8 @@ Questions are balanced so that their text alone tells little of the answer:
   * yes and no are drawn first, evenly, and only for scenes that could give both;
   * what a "no" asks for differs in one attribute from something that is there, and is a pair of this split;
   * a phrase never names the attribute that is asked for, and all attributes are drawn evenly by `world`;
-  * counts of zero to three are offered so much more rarely, the easier they are to find (`_count_one`).
+  * counts of zero to three are offered so much more rarely, the easier they are to find (`_count_one`);
+    `test_systematic` has few shapes of a colour, so three is rare there.
 """
 
 import functools
@@ -15,7 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import combinations, islice
 
-from input_pipeline.sources.scenes.language import NUMBERS, place_from_side, plural, relations, with_article
+from input_pipeline.sources.scenes.language import place_from_side, relations
+from input_pipeline.sources.scenes.words import NUMBERS, plural, with_article
 from input_pipeline.sources.scenes.world import (
     COLOURS,
     PAIRS,
@@ -93,8 +95,11 @@ def _count(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _count_one(scene: Scene, rng: random.Random) -> Question | None:
-    """Asks how many objects share a value. Every scene has a colour that occurs zero times, few one that occurs
-    three times: an answer is dropped with the probability that makes all of them as frequent as the rarest."""
+    """Asks how many objects share a value.
+
+    Every scene has a colour that occurs zero times, few have one that occurs three times. So an answer is dropped with
+    the probability that makes it as frequent as the rarest one.
+    """
     attribute, answer = rng.choice(tuple(_VALUES)), rng.randrange(COUNTED)
     offers = _offers(scene.split)[attribute]
     rarest = min(share for share in offers if share)
@@ -186,7 +191,7 @@ def _named(scene: Scene, hidden: str | None, rng: random.Random) -> dict[int, st
         rivals, wanted = [other for other in scene.objects if other is not thing], {}
         for name in order:
             wanted[name] = getattr(thing, name)
-            rivals = [other for other in rivals if _fits(other, wanted)]
+            rivals = [other for other in rivals if getattr(other, name) == wanted[name]]
             if not rivals:
                 named[index] = f"the {_words(wanted)}"
                 break

@@ -102,4 +102,5 @@ def coverage(
 
     y, x = cells(*rows, centre[1]), cells(*columns, centre[0])
     covered = np.diff(np.diff(table[y[:, None], x], axis=0), axis=1)
-    return np.minimum(covered * np.float32((radius / scale) ** 2), np.float32(1))
+    cells_of_pixel = np.diff(y)[:, None] * np.diff(x)
+    return (covered / np.maximum(cells_of_pixel, 1)).astype(np.float32)

@@ -52,7 +52,7 @@ class Scenes:
         size: int | None = None,
         canvas: int = 64,
         seed: int = 0,
-        corruptions: Mapping[str, float | tuple[float, float]] | None = None,
+        corruptions: Mapping[str, Any] | None = None,
     ):
         self._split = one_of("split", split, tuple(PAIRS))
         self._signals = tuple(one_of("signals", name, tuple(corrupting.KINDS)) for name in signals)

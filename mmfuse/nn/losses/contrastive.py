@@ -23,7 +23,8 @@ def info_nce(
         value_a = −1/|P_a| Σ_{p ∈ P_a} log( exp(s_ap) / Σ_{b valid} exp(s_ab) ),     s = scale · rows columnsᵀ
 
     A row without a valid positive has the value 0. For the symmetric loss of CLIP call it both ways and halve.
-    Reference: van den Oord et al. 2018, arXiv 1807.03748; several positives: Khosla et al. 2020, arXiv 2004.11362, eq. 2.
+    References: van den Oord et al. 2018, arXiv 1807.03748; several positives: Khosla et al. 2020, arXiv 2004.11362,
+    equation 2.
     """
     scores = scale * jnp.einsum("AE,BE->AB", rows, columns, preferred_element_type=jnp.float32)
     scores = jnp.where(column_valid[None], scores, -jnp.inf)

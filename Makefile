@@ -1,0 +1,24 @@
+# Each target sets up what it needs by itself.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: test lint clean
+
+test: $(VENV)/ready  ## runs the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/ready  ## checks style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+
+$(VENV)/ready: requirements.txt requirements-dev.txt constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmfuse needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	touch $@
+
+clean:  ## removes the environment and the caches
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache

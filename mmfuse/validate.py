@@ -1,0 +1,160 @@
+"""Can this config be run?
+
+Everything that would fail later, or would run and mean nothing, is refused here in one sentence that says what to write
+instead, before anything is allocated. Unknown names of parts are refused by `build.lookup` with the nearest one.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmfuse import build
+from mmfuse.training.workdir import flatten
+from mmfuse.types import ConfigError
+
+# Numbers that may be below zero, and those that must be above it, by the ends of their names.
+ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias)$")
+POSITIVE = re.compile(
+    r"\.(rows|number|length|examples|chunk|tokens|width|depth|heads|key_heads|mlp|cross_every|embedding|temperature|"
+    r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
+)
+SMALLEST_VOCABULARY = 3 + 256  # control tokens, and every byte
+
+
+def validate(config: ConfigDict, *, shards: int) -> None:
+    """Raises ConfigError at the first thing that is wrong.
+
+    Args:
+      config: resolved.
+      shards: into how many parts the mesh splits a batch.
+    """
+    _check_numbers(config)
+    _check_model(config)
+    for name, stream in config.streams.items():
+        _check_mixture(f"streams.{name}", stream, config.sources)
+        _check_rows(f"streams.{name}", stream.rows, shards * stream.accumulate, shards)
+        _check_shapes(f"streams.{name}", stream, config.model)
+        _check_objectives(f"streams.{name}", stream, config)
+    for name, evaluator in config.evaluators.items():
+        build.lookup(build.EVALUATORS, evaluator.kind, "evaluator")
+        build.lookup(build.SOURCES, evaluator.source.kind, "source")
+        _check_rows(f"evaluators.{name}.stream", evaluator.stream.rows, shards, shards)
+        _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config.model)
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ConfigError(sentence)
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Every number in a value that may be nested tuples."""
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _numbers(name, part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value
+
+
+def _check_numbers(config):
+    for name, value in flatten(config.to_dict()).items():
+        for _, number in _numbers(name, value):
+            _require(math.isfinite(number), f"{name} is {number}: write a finite number.")
+            _require(number >= 0 or ANY_SIGN.search(name) is not None, f"{name} is {number}: it cannot be negative.")
+            _require(number > 0 or not POSITIVE.search(name), f"{name} is {number}: write a number above 0.")
+    vocabulary = config.tokenizer.vocabulary
+    _require(
+        vocabulary >= SMALLEST_VOCABULARY,
+        f"tokenizer.vocabulary is {vocabulary}: every byte and the control tokens need {SMALLEST_VOCABULARY}.",
+    )
+
+
+def _check_model(config):
+    model = config.model
+    _require("dual" in model or "single" in model, "model has neither 'dual' nor 'single': give it a head.")
+    _require(bool(model.towers), "model.towers is empty: give it a tower.")
+    for name, tower in model.towers.items():
+        build.lookup(build.TOWERS, tower.kind, "tower")
+        _check_stack(f"model.towers.{name}", tower)
+    if "single" in model:
+        _check_stack("model.single", model.single)
+        for memory in model.single.memories:
+            _require(
+                ("text" if memory == "source" else memory) in model.towers,
+                f"model.single.memories names '{memory}', which no tower makes: there are {', '.join(model.towers)}.",
+            )
+        every = model.single.cross_every
+        _require(
+            model.single.depth % every == 0,
+            f"model.single.depth is {model.single.depth}: make it a multiple of cross_every={every}.",
+        )
+
+
+def _check_stack(name, stack):
+    _require(stack.width % stack.heads == 0, f"{name}.width={stack.width} does not divide by heads={stack.heads}.")
+    _require(
+        stack.heads % stack.key_heads == 0,
+        f"{name}.heads={stack.heads} does not divide by key_heads={stack.key_heads}.",
+    )
+    if stack.position == "rotary":
+        size = stack.width // stack.heads
+        _require(size % 2 == 0, f"{name}: rotary positions turn pairs, and a head is {size} wide: make it even.")
+    if "patch" in stack:
+        extent = stack.image if "image" in stack else (stack.samples // stack.hop, stack.bands)
+        _require(
+            all(size % patch == 0 for size, patch in zip(extent, stack.patch)),
+            f"{name}.patch={tuple(stack.patch)} does not divide {tuple(extent)}.",
+        )
+
+
+def _check_mixture(name, stream, sources):
+    _require(bool(stream.mixture), f"{name}.mixture is empty: name a source and its weight.")
+    for source in stream.mixture:
+        build.lookup(build.SOURCES, build.lookup(sources, source, f"source in {name}.mixture:").kind, "source")
+    _require(all(weight > 0 for weight in stream.mixture.values()), f"{name}.mixture: take sources of weight 0 out.")
+
+
+def _check_rows(name, rows, parts, shards):
+    nearest = max(parts, round(rows / parts) * parts)
+    _require(
+        rows % parts == 0,
+        f"{name}.rows is {rows}, which does not divide by {parts} ({shards} shards of the mesh's data axes, times "
+        f"the pieces of accumulate): write {nearest}.",
+    )
+
+
+def _check_shapes(name, stream, model):
+    for signal, shape in stream.signals.items():
+        tower = build.lookup(model.towers, signal, f"tower for a signal of {name}:")
+        wanted = tuple(tower.image) if "image" in tower else (tower.samples,)
+        _require(tuple(shape) == wanted, f"{name}.signals.{signal} is {tuple(shape)}, and its tower reads {wanted}.")
+    for role, spec in stream.text.items():
+        reader = "single" if role in ("prompt", "target") else "text"
+        part = model.get("single") if reader == "single" else model.towers.get("text")
+        _require(part is not None, f"{name}.text.{role} is read by '{reader}', which the model does not have.")
+        _require(
+            spec.length <= part.length,
+            f"{name}.text.{role}.length is {spec.length}, and the model reads at most {part.length} tokens.",
+        )
+
+
+def _check_objectives(name, stream, config):
+    _require(bool(stream.objectives), f"{name}.objectives is empty: a stream is for something.")
+    given: Mapping[str, Any] = {**stream.signals, **stream.text}
+    for objective in stream.objectives:
+        settings = build.lookup(config.objectives, objective, f"objective of {name}:")
+        build.lookup(build.OBJECTIVES, settings.kind, "kind of objective")
+        head, needs = ("single", ["target"]) if settings.kind == "generation" else ("dual", sum(settings.between, ()))
+        _require(head in config.model, f"{name}: the objective '{objective}' needs model.{head}.")
+        missing = sorted(set(needs) - set(given))
+        _require(
+            not missing, f"{name}: the objective '{objective}' needs {', '.join(missing)}, which the stream lacks."
+        )
+    if "target" in stream.text:
+        _require(
+            any(memory in given for memory in config.model.single.memories),
+            f"{name} has none of the signals that the decoder reads: {', '.join(config.model.single.memories)}.",
+        )

@@ -1,0 +1,31 @@
+"""The strict settings under which everything is tested.
+
+Shapes and types at public boundaries are checked at every call, ranks are never promoted, dtypes never mixed, matrix
+products exact; eight virtual devices stand in for a pod. Compilations are cached between runs.
+"""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+CACHE = Path(os.environ.get("MMFUSE_TEST_CACHE", Path(__file__).parent.parent / ".cache" / "xla"))
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+install_import_hook(["mmfuse", "input_pipeline"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A small tokenizer, learned from a few words."""
+    from input_pipeline.tokenizers import train_tokenizer
+
+    return train_tokenizer(["a red circle is left of a blue square", "how many circles are there? two"] * 3, vocab_size=300)
