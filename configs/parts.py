@@ -22,7 +22,8 @@ def encoder(width: int, depth: int, heads: int, **changes) -> dict:
 
 def vit(width: int, depth: int, heads: int, *, image: tuple[int, int], patch: tuple[int, int], **changes) -> dict:
     """A vision transformer over images of `image` = (height, width) pixels."""
-    return encoder(width, depth, heads, kind="vit", image=image, patch=patch, class_token=False, pool="mean", **changes)
+    own = {"kind": "vit", "image": image, "patch": patch, "class_token": False, "pool": "mean"}
+    return encoder(width, depth, heads, **(own | changes))
 
 
 def audio(width: int, depth: int, heads: int, *, samples: int, patch: tuple[int, int], **changes) -> dict:

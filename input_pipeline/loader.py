@@ -5,19 +5,25 @@ interpreter's lock, so threads run beside one another and beside the device.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
 
 from input_pipeline.collate import Loaded
 
 
-def load(
-    streams: Mapping[str, Sequence[Loaded]], steps: range, *, workers: int, ahead: int = 4
-) -> Iterator[dict[str, Loaded]]:
+@runtime_checkable
+class Stream(Protocol):
+    """What gives step n's batch at index n, always the same one, to any thread."""
+
+    def __getitem__(self, step: int, /) -> Loaded: ...
+
+
+def load(streams: Mapping[str, Stream], steps: range, *, workers: int, ahead: int = 4) -> Iterator[dict[str, Loaded]]:
     """Yields, step by step, the batch of every stream.
 
     Args:
-      streams: name → something that gives step n's batch at index n.
+      streams: by name.
       steps: which steps, in order.
       workers: threads; 0 fetches in the caller's.
       ahead: steps that are kept ready.

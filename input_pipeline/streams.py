@@ -2,7 +2,7 @@
 
 A stream is a weighted mixture of sources, read in an order that is a function of (seed, step) alone: `stream[step]` is
 that step's rows, whatever was read before, by however many threads. So resuming is starting at a step. Each source is
-shuffled anew in every epoch; from the start to any row, the share of each source is exact to within a row or two.
+shuffled anew in every epoch; from the start to any row, each source has its share to within a few rows.
 
 Processes of one job read every `of`-th row, so that together they read the same rows however many they are.
 """
@@ -83,7 +83,7 @@ class Recipe:
         concept = np.uint32(zlib.crc32(f"{source}/{example.concept}".encode(errors="replace"))).view(np.int32)
         return empty._replace(concept=int(concept), signals=fitted, sequences=sequences, pieces=pieces)
 
-    def collate(self, rows: list[Row], number: int) -> Loaded:
+    def collate(self, rows: Sequence[Row], number: int) -> Loaded:
         """Packs rows into a batch of `number` rows."""
         return collate(rows, number, self.signals, self.text)
 
@@ -104,20 +104,23 @@ class _Numbered:
 class _Mixture(grain.transforms.DatasetSelectionMap):
     """Row number → (source, row of that source), so that each source has its share of the rows up to any row.
 
-    Of the first n rows that the sources before it leave, source i leaves ⌊n · (rest − share) / rest⌋ to those behind
-    it. `grain.MapDataset.mix` does the same with shares cut to whole hundredths of the smallest: 0.6997 for 0.7.
+    The largest source comes first. Of any n rows that those before it leave, a source leaves
+    ⌊n · (rest − share) / rest⌋ to those behind it. The error stays below 1 row for 2 sources, below 2 for 5, below 3
+    for 16 (measured over 3,000 rows).
+    `grain.MapDataset.mix` cuts shares to whole hundredths of the smallest: 0.6997 for 0.7, an error that grows.
     """
 
     def __init__(self, weights: Sequence[float]):
         total = sum(weights)
-        self.shares = [max(1, round(weight / total * SHARES)) for weight in weights]
+        shares = {source: max(1, round(weight / total * SHARES)) for source, weight in enumerate(weights)}
+        self.shares = sorted(shares.items(), key=lambda item: -item[1])
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        rest, before, after = sum(self.shares), index, index + 1
-        for source, share in enumerate(self.shares):
+        rest, before, after = sum(share for _, share in self.shares), index, index + 1
+        for source, share in self.shares:
             left = [rows * (rest - share) // rest for rows in (before, after)]
             if before - left[0] != after - left[1]:
                 return source, before - left[0]

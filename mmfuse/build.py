@@ -28,6 +28,7 @@ from mmfuse.models.multimodal import Multimodal
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.nn.attention import Attention
 from mmfuse.nn.mlp import Mlp
+from mmfuse.nn.norms import LayerNorm, RMSNorm
 from mmfuse.nn.positions import LearnedPosition, SinCosPosition
 from mmfuse.objectives.contrastive import Contrastive, sigmoid_loss, softmax_loss
 from mmfuse.objectives.generation import Generation
@@ -41,12 +42,12 @@ from mmfuse.training.step import StreamObjectives
 from mmfuse.types import EOS, ConfigError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-NORMS = {"layer": nnx.LayerNorm, "rms": nnx.RMSNorm}
+NORMS = {"layer": LayerNorm, "rms": RMSNorm}
 SOURCES = {"scenes": Scenes, "digits": Digits, "webdataset": Webdataset}
 CONTRASTIVE_LOSSES = {"info_nce": softmax_loss, "sigmoid": sigmoid_loss}
 
 
-def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
+def lookup(table: Mapping[str, Any] | ConfigDict, name: str, what: str) -> Any:
     """The entry of a table, or a ConfigError that names the nearest one."""
     if name not in table:
         near = difflib.get_close_matches(str(name), table, n=1)
@@ -64,7 +65,8 @@ def _block(config, kind, dtype, rngs):
     return kind(
         Attention(width, config.heads, key_heads=config.key_heads, rotary_base=rotary, dtype=dtype, rngs=rngs),
         Mlp(width, config.mlp, dtype=dtype, rngs=rngs),
-        *(norm(width, dtype=dtype, rngs=rngs) for _ in range(2)),
+        norm(width),
+        norm(width),
     )
 
 
@@ -77,7 +79,7 @@ def _stack(config, dtype, rngs, cross_every=0):
 
     repeats = config.depth // (cross_every or 1)
     segment = Segment(unit, repeats, remat=config.remat, unroll=config.unroll, rngs=rngs)
-    return Stack([segment], lookup(NORMS, config.norm, "norm")(config.width, dtype=dtype, rngs=rngs))
+    return Stack([segment], lookup(NORMS, config.norm, "norm")(config.width))
 
 
 def _position(config, extent, rngs):
@@ -93,7 +95,7 @@ def _pool(config, dtype, rngs):
     def attention_pool():
         width = config.width
         attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
-        mlp, norm = Mlp(width, config.mlp, dtype=dtype, rngs=rngs), nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        mlp, norm = Mlp(width, config.mlp, dtype=dtype, rngs=rngs), LayerNorm(width)
         return AttentionPool(width, attention, mlp, norm, rngs=rngs)
 
     table = {

@@ -26,7 +26,7 @@ from mmfuse.training.optimizer import make_optimizer
 from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, replicated
 from mmfuse.training.state import StateMaker, TrainState
 from mmfuse.training.step import check_pieces, make_step
-from mmfuse.training.workdir import claim
+from mmfuse.training.workdir import check_claimed, claim
 from mmfuse.validate import validate
 
 
@@ -70,7 +70,7 @@ class Experiment:
             }
             made[name] = training_stream(
                 sources,
-                stream.mixture,
+                dict(stream.mixture),
                 build.make_recipe(stream, self.tokenizer),
                 rows=stream.rows,
                 seed=self.config.seed + 1_000_000 * number,
@@ -104,7 +104,8 @@ class Experiment:
     def abstract_batches(self) -> dict:
         """Shapes, dtypes and shardings of one step's global batches; no record is read."""
         empty = {
-            name: recipe.collate([], self.config.streams[name].rows).batch for name, recipe in self.recipes.items()
+            name: collate([], stream.rows, dict(stream.signals), build.make_text_specs(stream)).batch
+            for name, stream in self.config.streams.items()
         }
         sharding = batch_sharding(self.mesh)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), empty)
@@ -122,18 +123,8 @@ class Experiment:
     @cached_property
     def flops(self) -> float:
         """Model FLOPs of one step: what is computed a second time to save memory does not count."""
-        if not any(stack.remat for stack in self._stacks()):
-            return count_flops(self.traced_step.jaxpr)
-        config = self.config.copy_and_resolve_references()
-        for stack in Experiment(config, self.workdir)._stacks():
-            stack.remat = False
-        plain = Experiment(config, self.workdir)
-        plain.tokenizer = self.tokenizer
-        return plain.flops
-
-    def _stacks(self):
-        model = self.config.model
-        return [*model.towers.values(), *([model.single] if "single" in model else [])]
+        plain = _without_remat(self.config)
+        return count_flops((Experiment(plain, self.workdir) if plain else self).traced_step.jaxpr)
 
     @cached_property
     def evaluators(self) -> dict:
@@ -169,31 +160,39 @@ class Experiment:
         self._claim()
         checkpointer = Checkpointer(self.workdir / "checkpoints", **config.checkpoint)
         writer = MetricWriter(self.workdir)
-        state, tally = self._resume(checkpointer)
-        writer.rewind(int(state.step))
-        rows = sum(stream.rows for stream in config.streams.values())
-        run = Run(
-            self.traced_step.lower().compile(),
-            self.streams,
-            self.measure,
-            self.mesh,
-            checkpointer,
-            writer,
-            self.flops,
-            rows,
-        )
-        train(run, state, tally, **config.train, log_every=config.log_every, workers=config.loader.workers)
-        writer.close()
-        checkpointer.close()
+        try:
+            state, tally = self._resume(checkpointer)
+            writer.rewind(int(state.step))
+            if int(state.step) < config.train.steps:
+                run = Run(
+                    self.traced_step.lower().compile(),
+                    self.streams,
+                    self.measure,
+                    self.mesh,
+                    checkpointer,
+                    writer,
+                    self.flops,
+                    rows=sum(stream.rows for stream in config.streams.values()),
+                )
+                train(run, state, tally, **config.train, log_every=config.log_every, workers=config.loader.workers)
+        finally:
+            writer.close()
+            checkpointer.close()
         last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
-        self._summarize("summary.json", json.loads(last))
+        self._summarize(json.loads(last))
+        logging.info("the run of %d steps in %s is complete", config.train.steps, self.workdir)
 
     def evaluate(self) -> None:
-        """Evaluates the newest checkpoint; writes `summary.json`."""
+        """Evaluates the newest checkpoint; writes `summary.json`.
+
+        Raises:
+          CheckpointError: there is no run in the workdir.
+        """
+        check_claimed(self.workdir)
         self._claim()
         checkpointer = Checkpointer(self.workdir / "checkpoints", **self.config.checkpoint)
         state, _ = checkpointer.restore(self.abstract_state)
-        self._summarize("summary.json", {"step": int(state.step), **self.measure(state)})
+        self._summarize({"step": int(state.step), **self.measure(state)})
         checkpointer.close()
 
     def describe(self) -> None:
@@ -216,7 +215,18 @@ class Experiment:
         state, position = checkpointer.restore(self.abstract_state, step)
         return state, Counter(position["tally"])
 
-    def _summarize(self, name, numbers):
+    def _summarize(self, numbers: dict[str, float]) -> None:
         text = json.dumps(numbers, indent=2)
-        (self.workdir / name).write_text(text + "\n")
-        logging.info("%s\nwritten to %s", text, self.workdir / name)
+        (self.workdir / "summary.json").write_text(text + "\n")
+        logging.info("%s\nwritten to %s", text, self.workdir / "summary.json")
+
+
+def _without_remat(config: ConfigDict) -> ConfigDict | None:
+    """The config with all activations kept, or None where they are."""
+    plain = config.copy_and_resolve_references()
+    stacks = [*plain.model.towers.values(), *([plain.model.single] if "single" in plain.model else [])]
+    if not any(stack.remat for stack in stacks):
+        return None
+    for stack in stacks:
+        stack.remat = False
+    return plain

@@ -7,8 +7,11 @@ share the others class by class in the proportions 70 : 15 : 15, and all of them
 Reference: Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI machine learning repository.
 """
 
+import functools
+import importlib.util
 import operator
 from collections.abc import Sequence
+from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
@@ -161,11 +164,12 @@ def ask_digit(digit: int) -> tuple[Question, ...]:
     )
 
 
+@functools.cache
 def _load_digits() -> tuple[UInt8[np.ndarray, "n 8 8 3"], Int64[np.ndarray, "n"]]:
-    from sklearn.datasets import load_digits  # takes a second to import, and only this source needs it
-
-    table = load_digits()
-    grey = np.round(table.images * (255 / 16)).astype(np.uint8)
+    # the table is read as the file that it is: importing sklearn.datasets takes over a second
+    package = Path(importlib.util.find_spec("sklearn").origin).parent
+    table = np.loadtxt(package / "datasets" / "data" / "digits.csv.gz", delimiter=",", dtype=np.int64)
+    grey = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey[..., None], 3, axis=-1)
     images.setflags(write=False)  # examples are views
-    return images, table.target.astype(np.int64)
+    return images, table[:, -1]

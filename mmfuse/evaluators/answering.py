@@ -5,14 +5,13 @@ accuracy over all questions and by type.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from jax.sharding import Mesh
 
-from input_pipeline.collate import Loaded
 from input_pipeline.tokenizers import Tokenizer
-from mmfuse.evaluators.evaluator import Sweep
+from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.inference.generate import generate
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
@@ -23,7 +22,7 @@ class Answering:
 
     def __init__(
         self,
-        stream: Sequence[Loaded],
+        stream: FiniteStream,
         merge: Callable[[TrainState], Multimodal],
         mesh: Mesh,
         *,
@@ -48,7 +47,7 @@ class Answering:
                 for question, ids in zip(pieces.get("prompt", ()), answers):
                     asked[question.kind] += 1
                     right[question.kind] += self._read(ids) == _one_spaced(question.answer)
-        counts = {"questions": asked.total(), "rejected": self.sweep.rejected}
+        counts = {"questions": float(asked.total()), "rejected": float(self.sweep.rejected)}
         if not asked:
             return counts
         numbers = {f"accuracy/{kind}": right[kind] / number for kind, number in sorted(asked.items())}
@@ -58,5 +57,5 @@ class Answering:
         return _one_spaced(self.tokenizer.decode(ids))
 
 
-def _one_spaced(text):
+def _one_spaced(text: str) -> str:
     return " ".join(text.split())

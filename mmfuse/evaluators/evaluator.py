@@ -5,32 +5,38 @@ compiled function on each batch, and counts on the host. Every process reads the
 of each batch on its devices; results are the same everywhere.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from input_pipeline.collate import Loaded
-from input_pipeline.loader import load
+from input_pipeline.loader import Stream, load
 from mmfuse.training.sharding import batch_sharding, replicated
 from mmfuse.training.state import TrainState
 from mmfuse.types import Batch
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """The form that every evaluator has; a dict of numbers, by names that its own name is put before."""
 
     def __call__(self, state: TrainState) -> dict[str, float]: ...
 
 
+@runtime_checkable
+class FiniteStream(Stream, Protocol):
+    """A stream of so many batches."""
+
+    def __len__(self) -> int: ...
+
+
 class Sweep:
     """One compiled function over all batches of a finite stream."""
 
-    def __init__(
-        self, stream: Sequence[Loaded], function: Callable[[TrainState, Batch], Any], mesh: Mesh, *, workers: int
-    ):
+    def __init__(self, stream: FiniteStream, function: Callable[[TrainState, Batch], Any], mesh: Mesh, *, workers: int):
         """Args: the stream; what to compute of a batch; the devices; threads that read ahead."""
         self.stream, self.sharding, self.workers = stream, batch_sharding(mesh), workers
         self.function = jax.jit(function, out_shardings=replicated(mesh))

@@ -12,8 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from input_pipeline.collate import Loaded
-from mmfuse.evaluators.evaluator import Sweep
+from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.models.memory import present
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
@@ -57,7 +56,7 @@ class Retrieval:
 
     def __init__(
         self,
-        stream: Sequence[Loaded],
+        stream: FiniteStream,
         merge: Callable[[TrainState], Multimodal],
         mesh: Mesh,
         *,
@@ -86,7 +85,7 @@ class Retrieval:
         for pair in self.between:
             for a, b in (pair, pair[::-1]):
                 numbers |= self._measure(f"{LABELS.get(a, a)}_to_{LABELS.get(b, b)}", sides[a], sides[b])
-        return numbers | {"rejected": self.sweep.rejected}
+        return numbers | {"rejected": float(self.sweep.rejected)}
 
     def _collect(self, state) -> dict[str, _Found]:
         parts = {name: [] for name in self.names}
@@ -99,7 +98,7 @@ class Retrieval:
     def _measure(self, label, queries, candidates):
         answerable = np.isin(queries.concept, candidates.concept)
         if not answerable.any():
-            return {f"{label}/candidates": len(candidates.concept)}
+            return {f"{label}/candidates": float(len(candidates.concept))}
         concept = queries.concept[answerable]
         rank = ranks(
             queries.embeddings[answerable],
@@ -108,4 +107,4 @@ class Retrieval:
             chunk=self.chunk,
         )
         recall = {f"{label}/recall_at_{k}": float((rank < k).mean()) for k in self.at}
-        return recall | {f"{label}/candidates": len(candidates.concept)}
+        return recall | {f"{label}/candidates": float(len(candidates.concept))}

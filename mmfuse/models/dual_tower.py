@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 
@@ -26,7 +27,7 @@ class DualTower(nnx.Module):
         temperature: float,
         bias: float,
         max_scale: float = 100.0,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Builds a projection for each tower.

@@ -5,12 +5,13 @@ The first of a model's two phases, `encode`, makes a memory; heads, decoders and
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 
 from mmfuse.towers.tower import TowerOutput
-from mmfuse.types import Batch, Tokens
+from mmfuse.types import Batch, Signal, Tokens
 
 
 class Memory(NamedTuple):
@@ -33,6 +34,20 @@ def present(batch: Batch, name: str) -> Bool[Array, "B C"]:
     """Whether the signal, or each text of the role, is there; C = 1 for a signal. Holes are not there."""
     there = batch.signals[name].present[:, None] if name in batch.signals else batch.text[name].present
     return there & batch.valid[:, None]
+
+
+def valid_values(signal: Signal) -> Num[Array, "B I ..."]:
+    """The values, with 0 in absent items and beyond each item's size, whatever stood there: 0 · NaN is NaN."""
+    shape = signal.values.shape
+
+    def spread(per_item):
+        return per_item.reshape(*shape[:2], *(1,) * (len(shape) - 2))
+
+    valid = spread(signal.item_mask)
+    for axis in range(signal.size.shape[-1]):
+        place = jax.lax.broadcasted_iota(jnp.int32, shape, 2 + axis)
+        valid = valid & (place < spread(signal.size[..., axis]))
+    return jnp.where(valid, signal.values, 0)
 
 
 def join_items(out: TowerOutput, item_mask: Bool[Array, "B I"], anchor) -> tuple[Tokens, Float[Array, "B D"]]:

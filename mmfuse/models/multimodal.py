@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mmfuse.models.dual_tower import DualTower
-from mmfuse.models.memory import Memory, join_items
+from mmfuse.models.memory import Memory, join_items, valid_values
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.types import Batch
 
@@ -35,7 +35,7 @@ class Multimodal(nnx.Module):
         """
         memory = Memory({}, {}, {}, {})
         for name, signal in batch.signals.items():
-            flat = [array.reshape(-1, *array.shape[2:]) for array in (signal.values, signal.size)]
+            flat = [array.reshape(-1, *array.shape[2:]) for array in (valid_values(signal), signal.size)]
             out = self.towers[name](*flat, probe=(probe or {}).get(name))
             self._remember(memory, name, name, out, signal.item_mask, signal.anchor)
         for role in ENCODED_ROLES:
@@ -49,11 +49,9 @@ class Multimodal(nnx.Module):
     def _remember(self, memory, name, tower, out, item_mask, anchor):
         memory.tokens[name], pooled = join_items(out, item_mask, anchor)
         if self.dual is not None and tower in self.dual.projections:
-            if name == "caption":  # each caption has an embedding of its own; items of a signal share one
-                pooled = out.pooled.reshape(*item_mask.shape, -1)
-            else:
-                pooled = pooled[:, None]
-            memory.embeddings[name] = self.dual.embed(tower, pooled)
+            # each caption has an embedding of its own; the items of a signal share one
+            vectors = out.pooled.reshape(*item_mask.shape, -1) if name == "caption" else pooled[:, None]
+            memory.embeddings[name] = self.dual.embed(tower, vectors)
         memory.aux.update({f"{name}/{key}": scalar for key, scalar in out.aux.items()})
         if out.trace:
             memory.trace[name] = out.trace

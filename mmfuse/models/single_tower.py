@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from mmfuse.models.memory import Memory
@@ -42,7 +43,7 @@ class SingleTower(nnx.Module):
         *,
         vocabulary: int,
         position: nnx.Module | None = None,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Builds the embedding and a connector for each memory.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from mmfuse.nn.cache import KeyValue
@@ -77,7 +78,7 @@ class Attention(nnx.Module):
         key_heads: int | None = None,
         memory_width: int | None = None,
         rotary_base: float | None = None,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Builds the four projections.

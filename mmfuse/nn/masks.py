@@ -46,8 +46,11 @@ class Mask:
     window: int | None = struct.field(pytree_node=False, default=None)
 
 
-def allowed(mask: Mask, *, queries: int, keys: int) -> Bool[Array, "#B T S"] | None:
-    """The dense form of a mask, without its bias; None where every query may look at every key."""
+def allowed(mask: Mask, *, queries: int, keys: int) -> Bool[Array, "#B #T S"] | None:
+    """The dense form of a mask, without its bias; None where every query may look at every key.
+
+    An axis that no condition depends on has the length 1.
+    """
     query_index = jnp.arange(queries)[None] if mask.query_index is None else mask.query_index
     key_index = jnp.arange(keys)[None] if mask.key_index is None else mask.key_index
     distance = query_index[:, :, None] - key_index[:, None, :]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 
@@ -21,7 +22,7 @@ class Mlp(nnx.Module):
         hidden: int,
         *,
         activation: Callable[[Array], Array] = jax.nn.gelu,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.activation = activation

@@ -7,7 +7,7 @@ It says which loss, on which encodings, weighed how:
 Its part of the total is Σ_B value · weight / Σ_B weight over the global batch. The mathematics is in `nn/losses/`.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jax import Array
 from jaxtyping import Float
@@ -25,6 +25,7 @@ class Terms(NamedTuple):
     metrics: dict[str, tuple[Float[Array, "B"], Float[Array, "B"]]]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """The form that every objective has.
 

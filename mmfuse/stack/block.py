@@ -5,7 +5,7 @@ Every block has one form, so that a stack can scan any sequence of them:
     block(values, context, cache, probe) → BlockOutput        block.empty_cache(context, rows, length) → KeyValue
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -42,6 +42,7 @@ class BlockOutput(NamedTuple):
     trace: Float[Array, "B N T S"] | None = None
 
 
+@runtime_checkable
 class Block(Protocol):
     """The form that every block has."""
 

@@ -3,7 +3,7 @@
 A pool maps tokens to (B D). A row without any valid token gives exactly zero.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from mmfuse.nn.masks import Mask
 from mmfuse.types import Tokens
 
 
+@runtime_checkable
 class Pool(Protocol):
     """The form that every pool has; `ids` are the token ids of a text, where the tokens are a text's."""
 
@@ -44,6 +45,8 @@ class EosPool(nnx.Module):
         self.eos = eos
 
     def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        if ids is None:
+            raise ValueError("the pool 'eos' looks for a token id, and these tokens have none: take another pool")
         found = (ids == self.eos) & (tokens.segment > 0)
         first = _take(tokens, found.argmax(axis=1))
         return jnp.where(found.any(axis=1)[:, None], first, LastPool()(tokens))

@@ -4,9 +4,11 @@ Reference: the text towers of CLIP (causal, EOS), Radford et al. 2021, arXiv 210
 last token), Zhai et al. 2023, arXiv 2303.15343.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from mmfuse.nn.masks import Mask
@@ -20,8 +22,8 @@ from mmfuse.types import MODALITIES, Tokens
 def places(segment: Int[Array, "B T"]) -> Float[Array, "B T 1"]:
     """The position of each token within its own segment, counted from 0."""
     index = jnp.broadcast_to(jnp.arange(segment.shape[1])[None], segment.shape)
-    starts = jnp.concatenate([jnp.ones_like(segment[:, :1]), segment[:, 1:] != segment[:, :-1]], axis=1)
-    start = jnp.maximum.accumulate(jnp.where(starts > 0, index, 0), axis=1)
+    starts = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
+    start = jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
     return (index - start)[..., None].astype(jnp.float32)
 
 
@@ -37,7 +39,7 @@ class TextTower(nnx.Module):
         vocabulary: int,
         causal: bool,
         position: nnx.Module | None = None,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Args: see `ViT`; `vocabulary` ids, `causal` where a token may see only those before it."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Int, Num
 
 from mmfuse.nn.masks import Mask
@@ -35,7 +36,7 @@ class ViT(nnx.Module):
         center: float = 127.5,
         scale: float = 127.5,
         modality: str = "image",
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Builds the patch embedding around a stack.

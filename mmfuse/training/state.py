@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx, struct
-from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Int
 
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.rules import match_rules, path_name
@@ -22,22 +20,22 @@ from mmfuse.training.sharding import shard_by_rules
 
 @struct.dataclass
 class TrainState:
-    """Everything that a checkpoint holds.
+    """Everything that a checkpoint holds: arrays, or their shapes, or their shardings.
 
     Attributes:
       trainable, frozen: parameters, by the config's `frozen` rules.
       model_state: what a model keeps besides parameters, such as moving averages.
       opt_state: of the optimizer, for `trainable`.
-      step: updates so far, skipped ones included.
-      skipped: updates in a row, up to now, that were left out because they were not finite.
+      step: updates so far, skipped ones included; a scalar.
+      skipped: updates in a row, up to now, that were left out because they were not finite; a scalar.
     """
 
     trainable: Any
     frozen: Any
     model_state: Any
     opt_state: Any
-    step: Int[Array, ""]
-    skipped: Int[Array, ""]
+    step: Any
+    skipped: Any
 
 
 class StateMaker:

@@ -35,7 +35,7 @@ def check_pieces(name: str, stream: StreamObjectives) -> None:
         if stream.pieces > 1 and not part.per_example:
             raise ConfigError(
                 f"streams.{name}.accumulate={stream.pieces}: the objective '{objective}' compares the examples of a "
-                "batch, and cutting the batch would change its loss. Set accumulate to 1, or give it a stream of its own."
+                "batch, and cutting it would change its loss. Set accumulate to 1, or give it a stream of its own."
             )
 
 
@@ -58,7 +58,7 @@ def make_step(
         gradient, metrics = measure(state, batches, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable, aux=metrics)
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics |= {"gradient_norm": optax.global_norm(gradient), "parameter_norm": optax.global_norm(trainable)}
+        metrics |= {"gradient_norm": optax.tree.norm(gradient), "parameter_norm": optax.tree.norm(trainable)}
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         # jnp.where, not a product: 0 · NaN is NaN
         kept = jax.tree.map(

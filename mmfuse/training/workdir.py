@@ -20,8 +20,9 @@ from mmfuse.types import CheckpointError
 CONFIG, PROVENANCE = "config.json", "provenance.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
-# What may change between two starts of a run: it decides how fast steps come, not what they are.
-FREE = ("loader", "log_every")
+# What may change between two starts of a run: it decides how fast steps come and what is kept, not what they are. On
+# another mesh sums are taken in another order: numbers then agree to rounding, and not to the last bit.
+FREE = ("loader", "log_every", "mesh", "checkpoint")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -54,6 +55,12 @@ def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any]) -> N
     fresh = path.with_name(f"{CONFIG}.{uuid.uuid4().hex}")  # processes that start together must not share it
     fresh.write_text(json.dumps(wanted, indent=2) + "\n")
     fresh.replace(path)
+
+
+def check_claimed(workdir: str | Path) -> None:
+    """Raises CheckpointError where no run has begun."""
+    if not (Path(workdir) / CONFIG).exists():
+        raise CheckpointError(f"there is no run in {workdir}: train first, or name its folder with --workdir.")
 
 
 def provenance() -> dict[str, Any]:

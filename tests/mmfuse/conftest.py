@@ -49,7 +49,7 @@ def model_config():
 @pytest.fixture(scope="session")
 def model(model_config):
     """Both heads over three towers, every parameter away from its initial value. Not to be changed."""
-    return _shake(make_model(model_config, nnx.Rngs(0)))
+    return _shake(nnx.jit(lambda: make_model(model_config, nnx.Rngs(0)))())
 
 
 def _text(random, lengths):

@@ -1,0 +1,129 @@
+"""What every tower owes: a new tower joins by one row of `ROWS`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from configs import parts
+from mmfuse.build import TOWERS
+from mmfuse.towers.tower import TowerOutput
+
+D, V, B = 12, 13, 3
+random = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(random.standard_normal(shape), jnp.float32)
+
+
+IDS = jnp.asarray(random.integers(3, V, (B, 7)), jnp.int32)
+TEXT = jnp.asarray(np.arange(7)[None] < [[7], [3], [0]], jnp.int32)
+# kind → config, arguments of which the second row is partly padding and the third wholly, tokens of each row
+ROWS = {
+    "vit": (
+        parts.vit(D, 2, 3, image=(6, 10), patch=(2, 5)),
+        (100 * normal(B, 6, 10, 3), jnp.array([[6, 10], [2, 10], [0, 0]])),
+        (6, 2, 0),
+    ),
+    "audio": (
+        parts.audio(D, 2, 3, samples=96, patch=(2, 3), bands=6, window=32, hop=16),
+        (normal(B, 96), jnp.array([[96], [40], [0]])),
+        (6, 4, 0),
+    ),
+    "text": (parts.text(D, 2, 3, length=7), (IDS, TEXT), (7, 3, 0)),
+}
+
+
+def build(kind, dtype=jnp.float32, **changes):
+    config = ConfigDict(ROWS[kind][0] | changes)
+    return nnx.jit(lambda: TOWERS[kind](config, V, dtype, nnx.Rngs(0)))()
+
+
+def run(tower, kind, probe=None):
+    graph, state = nnx.split(tower)
+    return jax.jit(lambda state, *arguments: nnx.merge(graph, state)(*arguments, probe=probe))(state, *ROWS[kind][1])
+
+
+def test_every_tower_has_a_row():
+    assert ROWS.keys() == TOWERS.keys()
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tower(kind):
+    return build(kind)
+
+
+@pytest.fixture(scope="module")
+def output(tower, kind) -> TowerOutput:
+    return run(tower, kind)
+
+
+def test_tokens_are_whole_and_padding_is_marked(kind, output):
+    tokens, number = output.tokens, ROWS[kind][2]
+    batch, length, width = tokens.values.shape
+    assert (batch, width) == (B, D) and output.pooled.shape == (B, D)
+    for name in ("segment", "modality", "anchor"):
+        assert getattr(tokens, name).shape == (B, length)
+    assert tokens.position.shape[:2] == (B, length)
+    np.testing.assert_array_equal((tokens.segment > 0).sum(axis=1), number)
+    assert len(np.unique(tokens.modality)) == 1 and (tokens.anchor == 0).all()
+
+
+def test_what_is_not_there_is_pooled_to_zero(output):
+    assert np.isfinite(output.tokens.values).all()
+    assert (np.asarray(output.pooled)[2] == 0).all() and (np.asarray(output.pooled)[:2] != 0).any(axis=1).all()
+
+
+def test_rows_do_not_see_one_another(kind, tower, output):
+    graph, state = nnx.split(tower)
+    for row in range(B):
+        alone = nnx.merge(graph, state)(*(array[row : row + 1] for array in ROWS[kind][1]))
+        np.testing.assert_allclose(alone.pooled[0], output.pooled[row], atol=1e-5)
+
+
+def test_every_parameter_learns_and_every_gradient_is_finite(kind, tower):
+    graph, state = nnx.split(tower, nnx.Param)
+
+    @jax.jit
+    @jax.grad
+    def gradient(state):
+        return jnp.sin(nnx.merge(graph, state)(*ROWS[kind][1]).pooled).sum()
+
+    for path, leaf in nnx.to_flat_state(gradient(state)):
+        assert np.isfinite(leaf[...]).all(), path
+        # a bias of all keys moves every score of a query alike
+        assert (np.asarray(leaf[...]) != 0).any() or path[-2:] == ("key", "bias"), path
+
+
+def test_a_probe_looks_without_changing(kind, tower, output):
+    looked = run(tower, kind, probe={"0": {"self0": jnp.float32(0)}})
+    np.testing.assert_allclose(looked.pooled, output.pooled, atol=1e-5)
+    weights = looked.trace["0"]["self0"]
+    assert weights.shape == (2, B, 3, *(output.tokens.segment.shape[1],) * 2) and output.trace == {}
+    there = np.asarray(output.tokens.segment > 0)[None, :, None]
+    np.testing.assert_allclose(weights.sum(axis=-1), np.broadcast_to(there, weights.shape[:-1]), atol=1e-5)
+
+
+def test_rematerialised_and_unrolled_towers_are_the_same(kind, tower, output):
+    for changes in ({"remat": True}, {"unroll": True}):
+        other = build(kind, **changes)
+        nnx.update(other, nnx.state(tower))
+        np.testing.assert_allclose(run(other, kind).pooled, output.pooled, atol=1e-5)
+
+
+def test_in_bfloat16_parameters_stay_float32_and_the_result_is_close(kind, tower, output):
+    other = build(kind, jnp.bfloat16)
+    nnx.update(other, nnx.state(tower, nnx.Param))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(other, nnx.Param)))
+    with jax.numpy_dtype_promotion("standard"):  # the attention kernel mixes bfloat16 and float32 on purpose
+        small = run(other, kind)
+    assert small.pooled.dtype == small.tokens.values.dtype == jnp.bfloat16
+    np.testing.assert_allclose(small.pooled.astype(jnp.float32), output.pooled, atol=0.1)

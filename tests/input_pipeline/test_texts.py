@@ -1,0 +1,137 @@
+"""Do the texts of an example become the sequences that the table in `texts.py` draws?"""
+
+import numpy as np
+import pytest
+
+from input_pipeline.texts import ROLES, TAKES, TextSpec, check_spec, choose, encode, prompt_of
+from input_pipeline.transforms import BadRecord
+from mmfuse.types import BOS, EOS, Caption, ConfigError, Example, Question
+
+CAPTION, GERMAN = Caption("a red circle"), Caption("ein Kreis", "de", False)
+QUESTION = Question("how many circles?", "two", "count")
+EXAMPLE = Example("key", "concept", {}, (CAPTION, GERMAN), (QUESTION,), "described")
+
+
+def drawn(example, spec, seed=0):
+    return choose(example, spec, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize(
+    ("piece", "role", "prompt", "answer"),
+    [
+        (CAPTION, "source", None, None),
+        (QUESTION, "caption", None, None),
+        (CAPTION, "prompt", "", None),
+        (GERMAN, "prompt", "de:", None),
+        (QUESTION, "prompt", "how many circles?", None),
+        (CAPTION, "target", "", "a red circle"),
+        (GERMAN, "target", "de:", "ein Kreis"),
+        (QUESTION, "target", "how many circles?", "two"),
+    ],
+)
+def test_sequences_and_weights_of_the_roles(tokenizer, piece, role, prompt, answer):
+    if prompt is None:
+        ids, answered = [BOS, *tokenizer.encode(piece.text), EOS], 0
+    else:
+        ending = [] if answer is None else [*tokenizer.encode(answer), EOS]
+        ids, answered = [*tokenizer.encode(prompt), BOS, *ending], len(ending)
+    encoded = encode(piece, role, 47, tokenizer)
+    assert encoded.ids.tolist() == ids
+    assert encoded.weight.tolist() == [0.0] * (len(ids) - answered) + [1.0] * answered
+
+
+def test_texts_are_cleaned_before_they_are_encoded(tokenizer):
+    untidy = Question(" how  many\ncircles? ", "\ttwo ", "count")
+    for role in ("source", "prompt", "target"):
+        assert encode(untidy, role, 47, tokenizer).ids.tolist() == encode(QUESTION, role, 47, tokenizer).ids.tolist()
+
+
+@pytest.mark.parametrize("role", ["source", "caption"])
+def test_a_cut_caption_keeps_its_end(tokenizer, role):
+    text = tokenizer.encode(CAPTION.text)
+    length = len(text) + 2
+    assert encode(CAPTION, role, length, tokenizer).ids.tolist() == [BOS, *text, EOS]
+    assert encode(CAPTION, role, length - 1, tokenizer).ids.tolist() == [BOS, *text[:-1], EOS]
+
+
+def test_a_cut_answer_has_no_end(tokenizer):
+    start, answer = [*tokenizer.encode("de:"), BOS], tokenizer.encode(GERMAN.text)
+    whole, cut = (encode(GERMAN, "target", len(start) + len(answer) + room, tokenizer) for room in (1, 0))
+    assert whole.ids.tolist() == [*start, *answer, EOS]
+    assert cut.ids.tolist() == [*start, *answer]
+    assert cut.weight.tolist() == [0.0] * len(start) + [1.0] * len(answer)
+
+
+@pytest.mark.parametrize("role", ["prompt", "target"])
+def test_a_prompt_leaves_room_for_one_token_of_an_answer(tokenizer, role):
+    length = len(tokenizer.encode(QUESTION.text)) + 1
+    encode(QUESTION, role, length + 1, tokenizer)
+    with pytest.raises(BadRecord, match=r"^prompt too long$"):
+        encode(QUESTION, role, length, tokenizer)
+
+
+@pytest.mark.parametrize(("text", "reason"), [("red \ud800", "lone surrogate"), (" \n", "empty text")])
+@pytest.mark.parametrize(
+    ("role", "make"),
+    [
+        ("source", Caption),
+        ("target", Caption),
+        ("prompt", lambda text: Question(text, "two", "count")),
+        ("target", lambda text: Question("how many?", text, "count")),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_a_bad_record(tokenizer, role, make, text, reason):
+    with pytest.raises(BadRecord, match=f"^{reason}$"):
+        encode(make(text), role, 23, tokenizer)
+
+
+def test_takes():
+    assert {name: take(EXAMPLE) for name, take in TAKES.items()} == {
+        "captions": (CAPTION, GERMAN),
+        "whole_captions": (CAPTION,),
+        "questions": (QUESTION,),
+        "description": (Caption("described"),),
+    }
+
+
+@pytest.mark.parametrize(
+    ("take", "reason"), [("whole_captions", "no whole captions"), ("description", "no description")]
+)
+def test_an_example_without_such_a_text_is_a_bad_record(take, reason):
+    with pytest.raises(BadRecord, match=f"^{reason}$"):
+        drawn(Example("key", "concept", {}, (GERMAN,)), TextSpec(take, 1, 11))
+
+
+def test_texts_are_drawn_without_repeats_and_each_as_often():
+    captions = tuple(Caption(f"number {i}") for i in range(5))
+    example = Example("key", "concept", {}, captions)
+    draws = [drawn(example, TextSpec("captions", 3, 11), seed) for seed in range(500)]
+    assert all(len(set(draw)) == 3 for draw in draws)
+    firsts = [sum(draw[0] == caption for draw in draws) for caption in captions]
+    assert min(firsts) > 70  # 100 ± 9 each
+    assert sorted(drawn(example, TextSpec("captions", 7, 11))) == sorted(captions)
+
+
+def test_prompt_of_an_english_caption_is_empty():
+    assert [prompt_of(piece) for piece in (CAPTION, GERMAN, QUESTION)] == ["", "de:", "how many circles?"]
+
+
+@pytest.mark.parametrize(
+    ("role", "spec", "message"),
+    [
+        ("captions", TextSpec("captions", 1, 11), "no role of text 'captions'; did you mean 'caption'"),
+        ("caption", TextSpec("whole_caption", 1, 11), "no kind of text to take 'whole_caption'; did you mean 'whole_"),
+        ("caption", TextSpec("xyz", 1, 11), "'xyz'. There are: captions, whole_captions, questions, description"),
+        ("target", TextSpec("captions", 0, 11), r"text\.target has number=0, length=11: write a number of 1"),
+        ("target", TextSpec("captions", 1, 2), r"text\.target has number=1, length=2: .* a length of 3"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_refused(role, spec, message):
+    with pytest.raises(ConfigError, match=message):
+        check_spec(role, spec)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_fits_into_the_least_length(tokenizer, role):
+    check_spec(role, TextSpec("captions", 1, 3))
+    assert len(encode(CAPTION, role, 3, tokenizer).ids) == {"prompt": 1}.get(role, 3)

@@ -1,0 +1,140 @@
+"""Is the loss of generation that of the answer's tokens, each predicted from those before it, and of nothing else?"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mmfuse.models.single_tower import SingleTower
+from mmfuse.objectives.generation import Generation
+
+PROMPT = 2  # tokens of each target that have no weight
+CHUNK = 4
+KEY = jax.random.key(0)
+
+
+def with_target(batch, **changes):
+    return batch._replace(text={"target": batch.text["target"]._replace(**changes)})
+
+
+@pytest.fixture
+def answers(batch):
+    """Targets (3, 2, 7) with weights behind the prompt; text 1 of example 0 is absent, example 1 is a hole."""
+    target = batch.text["target"]
+    segment = np.array(target.segment)
+    segment[0, 1] = 0
+    segment[1] = 0
+    weight = np.random.default_rng(5).uniform(0.5, 2, segment.shape) * (segment > 0)
+    weight[..., :PROMPT] = 0
+    valid = batch.valid.at[1].set(False)
+    hole = {
+        name: signal._replace(item_mask=signal.item_mask.at[1].set(False)) for name, signal in batch.signals.items()
+    }
+    weight = jnp.asarray(weight, jnp.float32)
+    return with_target(batch, segment=jnp.asarray(segment), weight=weight)._replace(valid=valid, signals=hole)
+
+
+def terms_of(model, batch, chunk=CHUNK):
+    graph, state = nnx.split(model)
+    return _terms(graph, state, batch, chunk)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _terms(graph, state, batch, chunk):
+    model = nnx.merge(graph, state)
+    return Generation(chunk)(model, model.encode(batch), batch, KEY)
+
+
+def logits_of(model, batch):
+    """The model's logits, straight from `decode` and `readout`, (B C T V)."""
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def compute(state, batch):
+        model, (ids, segment, _) = nnx.merge(graph, state), batch.text["target"]
+        tokens = model.single.read(ids.reshape(-1, ids.shape[-1]), segment.reshape(-1, ids.shape[-1]))
+        return model.single.readout(model.single.decode(tokens, model.encode(batch)).hidden)
+
+    return np.asarray(compute(state, batch), np.float64).reshape(*batch.text["target"].ids.shape, -1)
+
+
+def test_value_weight_and_accuracy_by_hand(model, answers):
+    logits, target = logits_of(model, answers), jax.tree.map(np.asarray, answers.text["target"])
+    terms = terms_of(model, answers)
+    for example in range(3):
+        loss = right = total = 0.0
+        for text in range(2):
+            for place in range(1, 7):
+                scores, token = logits[example, text, place - 1], target.ids[example, text, place]
+                weight = target.weight[example, text, place]
+                loss += weight * (np.log(np.exp(scores).sum()) - scores[token])
+                right += weight * (scores.argmax() == token)
+                total += weight
+        np.testing.assert_allclose(terms.weight[example], total, rtol=1e-6)
+        accuracy, weight = terms.metrics["token_accuracy"]
+        np.testing.assert_allclose(weight[example], total, rtol=1e-6)
+        np.testing.assert_allclose(terms.value[example], loss / total if total else 0, rtol=1e-5)
+        np.testing.assert_allclose(accuracy[example], right / total if total else 0, rtol=1e-6)
+    assert terms.weight[1] == 0 and (np.asarray(terms.weight)[[0, 2]] > 0).all()
+
+
+def test_the_weight_needs_no_model_and_leaves_out_the_first_token(model, answers):
+    target = answers.text["target"]
+    heavy = with_target(answers, weight=target.weight.at[..., 0].set(100.0))
+    expected = np.asarray(target.weight).sum(axis=(1, 2))
+    np.testing.assert_allclose(Generation(CHUNK).weight(heavy), expected, rtol=1e-6)
+    np.testing.assert_array_equal(terms_of(model, heavy).value, terms_of(model, answers).value)
+    assert Generation(CHUNK).per_example
+
+
+def test_what_is_predicted_within_the_prompt_does_not_matter(model, answers, monkeypatch):
+    """The gradient with respect to the decoder's hidden states, which are all that the logits are read from."""
+    decode, (graph, state) = SingleTower.decode, nnx.split(model)
+
+    @jax.jit
+    def gradient(state, batch, shift):
+        def total(shift):
+            def shifted(*arguments):
+                out = decode(*arguments)
+                return out._replace(hidden=out.hidden + shift)
+
+            monkeypatch.setattr(SingleTower, "decode", shifted)
+            model = nnx.merge(graph, state)
+            terms = Generation(CHUNK)(model, model.encode(batch), batch, KEY)
+            return (terms.value * terms.weight).sum()
+
+        return jax.grad(total)(shift)
+
+    moved = (np.asarray(gradient(state, answers, jnp.zeros((6, 7, 24)))) != 0).any(axis=-1).reshape(3, 2, 7)
+    predicts = np.zeros((3, 2, 7), bool)
+    predicts[..., :-1] = np.asarray(answers.text["target"].weight)[..., 1:] > 0  # place t predicts token t + 1
+    np.testing.assert_array_equal(moved, predicts)
+
+
+def test_a_token_matters_to_those_behind_it_alone(model, answers):
+    """A changed last token changes its own loss; a changed padding token changes nothing."""
+    target = answers.text["target"]
+    lengths = np.asarray((target.segment > 0).sum(axis=-1))
+    assert lengths[2].tolist() == [2, 7]
+    other = target.ids.at[2, 0, 2:].set(5)
+    np.testing.assert_array_equal(
+        terms_of(model, with_target(answers, ids=other)).value, terms_of(model, answers).value
+    )
+    last = target.ids.at[2, 1, 6].set(3 + (target.ids[2, 1, 6] - 2) % 10)
+    changed = np.asarray(terms_of(model, with_target(answers, ids=last)).value != terms_of(model, answers).value)
+    assert changed.tolist() == [False, False, True]
+
+
+def test_cutting_the_batch_gives_the_same_total(model, answers):
+    whole = terms_of(model, answers)
+    parts = [terms_of(model, jax.tree.map(lambda array, i=i: array[i : i + 1], answers)) for i in range(3)]
+    np.testing.assert_allclose(whole.value, np.concatenate([part.value for part in parts]), rtol=1e-5)
+    np.testing.assert_array_equal(whole.weight, np.concatenate([part.weight for part in parts]))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_the_chunk_changes_nothing(model, answers, chunk):
+    np.testing.assert_allclose(terms_of(model, answers, chunk).value, terms_of(model, answers).value, rtol=1e-5)

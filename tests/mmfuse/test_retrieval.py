@@ -1,0 +1,164 @@
+"""Are recalls those of a full sort, with several captions, shared concepts, ties and numbers that are none?"""
+
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from input_pipeline.collate import Fitted, Row, collate
+from input_pipeline.texts import Encoded, TextSpec
+from mmfuse.evaluators.retrieval import Retrieval, ranks
+from mmfuse.models.memory import Memory
+from mmfuse.training.sharding import make_mesh
+from mmfuse.training.state import TrainState
+
+WIDTH, CAPTIONS = 5, 2
+
+
+def unit(random, *shape):
+    drawn = random.standard_normal(shape)
+    return (drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def sorted_ranks(queries, candidates, right):
+    """The place of the first right candidate in a sort by score in which wrong ones come first where scores tie."""
+    found = []
+    for query, its in zip(queries, right):
+        order = sorted(range(len(candidates)), key=lambda i: (-float(query @ candidates[i]), its[i]))
+        found.append(next(place for place, i in enumerate(order) if its[i]))
+    return found
+
+
+@pytest.fixture
+def pairs():
+    random = np.random.default_rng(0)
+    right = random.integers(7, size=23)[:, None] == np.concatenate([np.arange(7), random.integers(7, size=24)])[None]
+    return unit(random, 23, WIDTH), unit(random, 31, WIDTH), right
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 22, 23, 100])
+def test_ranks_are_those_of_a_sort(pairs, chunk):
+    queries, candidates, right = pairs
+    found = ranks(queries, candidates, lambda rows: right[rows], chunk=chunk)
+    assert found.tolist() == sorted_ranks(queries, candidates, right)
+    assert len(set(found.tolist())) > 5
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+@pytest.mark.parametrize(("width", "candidates"), [(7, 101), (16, 259), (257, 1031)])
+def test_a_collapsed_model_finds_nothing(width, candidates, chunk):
+    # the same two vectors: a product of one row differs by 6e-8 from column to column
+    same = np.repeat(unit(np.random.default_rng(0), 1, width), candidates, axis=0)
+    right = np.eye(13, candidates, dtype=bool)
+    found = ranks(same[:13], same, lambda rows: right[rows], chunk=chunk)
+    assert (found == candidates - 1).all()
+
+
+def test_what_is_not_a_number_finds_nothing_and_is_not_found(pairs):
+    queries, candidates, _ = pairs
+    right = np.arange(23)[:, None] == np.arange(31)[None]
+    queries, candidates = queries.copy(), candidates.copy()
+    candidates[:23] = queries  # everything is found at once
+    assert (ranks(queries, candidates, lambda rows: right[rows], chunk=9) == 0).all()
+    queries[3], candidates[5], candidates[29] = np.nan, np.nan, np.nan
+    found = ranks(queries, candidates, lambda rows: right[rows], chunk=9)
+    assert found[3] == found[5] == 30  # a query, or all of its counterparts, that is not a number
+    assert (np.delete(found, [3, 5]) == 2).all()  # behind the two candidates that are none
+
+
+def test_the_full_matrix_is_never_in_memory():
+    random = np.random.default_rng(0)
+    queries, candidates = unit(random, 3001, 3), unit(random, 2003, 3)
+    concept = np.arange(3001) % 2003
+    tracemalloc.start()
+    ranks(queries, candidates, lambda rows: concept[rows, None] == np.arange(2003)[None], chunk=10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3001 * 2003 / 4
+
+
+class Looked:
+    """A model whose embeddings are looked up in tables, by the record's index."""
+
+    def __init__(self, state):
+        self.tables = state.trainable
+
+    def encode(self, batch):
+        return Memory({}, {name: table[batch.origin[:, 1]] for name, table in self.tables.items()}, {}, {})
+
+
+SIZE = 13
+CONCEPT = np.array([50, 51, 52, 53, 54, 50, 56, 57, 58, 59, 60, 61, 62], np.int32)
+CAPTIONED = np.array([2, 2, 1, 2, 2, 1, 2, 0, 2, 2, 2, 2, 2])  # record 7 has none
+BLIND = 9  # has no image
+BAD = 4
+
+
+def row(index):
+    if index == BAD:
+        return Row("test", (0, index), 0, {}, {}, {}, rejected="torn")
+    signals = {} if index == BLIND else {"image": Fitted(np.zeros((2, 3, 3), np.uint8), (2, 3))}
+    sequence = Encoded(np.array([1, 2], np.int32), np.zeros(2, np.float32))
+    captions = {"caption": [sequence] * CAPTIONED[index]}
+    return Row("test", (0, index), int(CONCEPT[index]), signals, captions, captions)
+
+
+def stream_of(rows):
+    spec = {"caption": TextSpec("captions", CAPTIONS, 3)}
+    starts = range(0, SIZE, rows)
+    return [collate([row(i) for i in range(s, min(s + rows, SIZE))], rows, {"image": (2, 3)}, spec) for s in starts]
+
+
+def evaluate(tables, rows=4, chunk=3, at=(1, 3, 5), devices=2):
+    state = TrainState(jax.tree.map(jnp.asarray, tables), {}, {}, {}, jnp.int32(0), jnp.int32(0))
+    options = {"between": (("image", "caption"),), "at": at, "chunk": chunk, "workers": 1}
+    return Retrieval(stream_of(rows), Looked, make_mesh(data=devices), **options)(state)
+
+
+@pytest.fixture
+def tables():
+    random = np.random.default_rng(2)
+    image = unit(random, SIZE, 1, WIDTH)
+    caption = image + 1.5 * unit(random, SIZE, CAPTIONS, WIDTH)  # so that much is found, but not all
+    return {"image": image, "caption": caption / np.linalg.norm(caption, axis=-1, keepdims=True)}
+
+
+def expected(tables, at=(1, 3, 5)):
+    """Recalls by a full sort over what is there."""
+    images = [i for i in range(SIZE) if i not in (BAD, BLIND)]
+    texts = [(i, c) for i in range(SIZE) if i != BAD for c in range(CAPTIONED[i])]
+    sides = {
+        "image": (np.array([tables["image"][i, 0] for i in images]), CONCEPT[images]),
+        "text": (np.array([tables["caption"][i, c] for i, c in texts]), CONCEPT[[i for i, _ in texts]]),
+    }
+    numbers = {"rejected": 1}
+    for a, b in (("image", "text"), ("text", "image")):
+        (queries, asked), (candidates, given) = sides[a], sides[b]
+        answerable = np.isin(asked, given)
+        assert not answerable.all()
+        right = asked[answerable][:, None] == given[None]
+        places = np.array(sorted_ranks(queries[answerable], candidates, right))
+        numbers |= {f"{a}_to_{b}/recall_at_{k}": np.mean(places < k) for k in at}
+        numbers[f"{a}_to_{b}/candidates"] = len(given)
+    return numbers
+
+
+@pytest.mark.parametrize(("rows", "chunk", "devices"), [(4, 3, 2), (16, 100, 8), (2, 1, 1)])
+def test_recall_both_ways(tables, rows, chunk, devices):
+    found = evaluate(tables, rows, chunk, devices=devices)
+    assert found == pytest.approx(expected(tables))
+    assert 0 < found["image_to_text/recall_at_1"] < found["image_to_text/recall_at_5"]
+
+
+def test_a_perfect_model_finds_everything_at_once(tables):
+    of_concept = np.eye(SIZE, dtype=np.float32)[np.unique(CONCEPT, return_inverse=True)[1]]
+    perfect = {"image": of_concept[:, None], "caption": np.repeat(of_concept[:, None], CAPTIONS, axis=1)}
+    found = evaluate(perfect)
+    assert {value for name, value in found.items() if "recall" in name} == {1.0}
+
+
+def test_without_counterparts_there_is_no_recall(tables, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.CAPTIONED", np.zeros(SIZE, int))
+    assert evaluate(tables) == {"image_to_text/candidates": 0, "text_to_image/candidates": 11, "rejected": 1}

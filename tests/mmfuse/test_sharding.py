@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from mmfuse.training.sharding import batch_shards, make_mesh, place, shard_by_rules
+from mmfuse.types import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [
+        ({}, (8, 1, 1)),
+        ({"data": -1, "fsdp": 2}, (4, 2, 1)),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 2)),
+        ({"data": 1, "fsdp": -1, "tensor": 4}, (1, 2, 4)),
+        ({"data": 3}, (3, 1, 1)),
+    ],
+)
+def test_mesh_takes_the_devices_that_are_asked_for(asked, shape):
+    mesh = make_mesh(**asked)
+    assert tuple(mesh.shape.values()) == shape
+    assert batch_shards(mesh) == shape[0] * shape[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"data": 16}, "needs 16 devices, and there are 8"),
+        ({"data": -1, "tensor": 3}, "needs a multiple of 3 devices, and there are 8"),
+        ({"data": -1, "fsdp": -1}, "one of them may be -1"),
+        ({"data": 0}, "sizes are positive"),
+    ],
+)
+def test_mesh_that_the_machine_does_not_have_is_refused(asked, words):
+    with pytest.raises(ConfigError, match=words):
+        make_mesh(**asked)
+
+
+def test_rules_align_at_the_right_so_that_a_scanned_axis_stays_whole():
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    tree = {"kernel": jnp.zeros((4, 6)), "scanned": {"kernel": jnp.zeros((3, 4, 6))}, "step": jnp.zeros(())}
+    found = shard_by_rules([("kernel", ("fsdp", "tensor")), (".*", ())], tree, mesh)
+    assert found["kernel"].spec == PartitionSpec("fsdp", "tensor")
+    assert found["scanned"]["kernel"].spec == PartitionSpec(None, "fsdp", "tensor")
+    assert found["step"].spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (("fsdp", None), r"kernel has the shape \(5, 6\), whose 5 does not divide by mesh.fsdp=2"),
+        (("model", None), "names the mesh axis 'model'; there are: data, fsdp, tensor"),
+        ((None, None, "fsdp"), "more axes than kernel"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_refused_by_name(rule, words):
+    with pytest.raises(ConfigError, match=words):
+        shard_by_rules([(".*", rule)], {"kernel": jnp.zeros((5, 6))}, make_mesh(data=4, fsdp=2))
+
+
+def test_place_splits_the_rows_over_both_data_axes_in_order():
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    rows = np.arange(24).reshape(8, 3)
+    placed = place({"rows": rows}, mesh)["rows"]
+    np.testing.assert_array_equal(np.asarray(placed), rows)
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
+    assert isinstance(placed, jax.Array)

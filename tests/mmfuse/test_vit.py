@@ -1,0 +1,85 @@
+"""How a picture is cut, where its patches stand, and that what is not picture is not seen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from configs import parts
+from mmfuse.build import TOWERS
+from mmfuse.stack.stack import Stack
+from mmfuse.towers.pooling import MeanPool
+from mmfuse.towers.vit import ViT
+from mmfuse.types import MODALITIES
+
+B, IMAGE, PATCH = 3, (6, 10), (2, 5)
+ROWS, COLUMNS = 3, 2
+random = np.random.default_rng(0)
+PICTURES = random.integers(0, 256, (B, *IMAGE, 3)).astype(np.uint8)
+WHOLE = jnp.asarray([IMAGE] * B)
+
+
+def make_vit(**changes):
+    config = ConfigDict(parts.vit(12, 1, 3, image=IMAGE, patch=PATCH, **({"position": "learned"} | changes)))
+    return TOWERS["vit"](config, None, jnp.float32, nnx.Rngs(0))
+
+
+class Identity(nnx.Module):
+    def __call__(self, values):
+        return values
+
+
+def test_patches_are_cut_row_by_row_and_pixels_are_scaled():
+    width = PATCH[0] * PATCH[1] * 3
+    vit = ViT(width, Stack([], Identity()), MeanPool(), patch=PATCH, rngs=nnx.Rngs(0))
+    vit.embed.kernel[...] = jnp.eye(width)
+    tokens = vit(jnp.asarray(PICTURES), WHOLE).tokens
+    for b, row, column in np.ndindex(B, ROWS, COLUMNS):
+        place = row * COLUMNS + column
+        patch = PICTURES[b, 2 * row : 2 * row + 2, 5 * column : 5 * column + 5].astype(np.float64)
+        np.testing.assert_allclose(tokens.values[b, place], patch.ravel() / 127.5 - 1, atol=1e-6)
+        np.testing.assert_array_equal(tokens.position[b, place], [row, column])
+    assert (tokens.modality == MODALITIES.index("image")).all()
+
+
+def test_patches_that_hold_nothing_of_the_picture_are_padding():
+    tokens = make_vit()(jnp.asarray(PICTURES), jnp.array([[6, 10], [3, 10], [4, 5]])).tokens
+    np.testing.assert_array_equal(tokens.segment, [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 0, 1, 0, 0, 0]])
+
+
+def test_a_class_token_stands_first_and_is_padding_where_the_picture_is(shake):
+    vit = shake(make_vit(class_token=True, pool="first"))
+    size = jnp.array([[6, 10], [0, 0], [2, 5]])
+    out = vit(jnp.asarray(PICTURES), size)
+    np.testing.assert_array_equal(out.tokens.segment.sum(axis=1), [7, 0, 2])
+    np.testing.assert_array_equal(out.tokens.segment[:, 0], [1, 0, 1])
+    np.testing.assert_array_equal(out.pooled, out.tokens.values[:, 0] * jnp.array([[1.0], [0.0], [1.0]]))
+    gradient = jax.grad(lambda values: vit(values, size).pooled.sum())(jnp.asarray(PICTURES, jnp.float32))
+    assert (np.asarray(gradient)[0] != 0).any() and (np.asarray(gradient)[1] == 0).all()
+
+
+@pytest.mark.parametrize("pool", ["mean", "attention"])
+@pytest.mark.parametrize("position", ["learned", "sincos", "rotary"])
+def test_padded_patches_have_exactly_no_gradient(shake, pool, position):
+    vit = shake(make_vit(pool=pool, position=position))
+    size = jnp.array([[6, 10], [3, 10], [4, 5]])
+    values = jnp.asarray(PICTURES, jnp.float32)
+    gradient = np.asarray(jax.jit(jax.grad(lambda values: jnp.sin(vit(values, size).pooled).sum()))(values))
+    read = np.zeros((B, *IMAGE), bool)
+    read[0], read[1, :4], read[2, :4, :5] = True, True, True
+    np.testing.assert_array_equal((gradient != 0).any(axis=3), read)
+
+
+@pytest.mark.parametrize("position", ["learned", "sincos", "rotary"])
+def test_a_tower_that_knows_positions_tells_a_shuffled_picture(shake, position):
+    vit = shake(make_vit(position=position))
+    swapped = np.concatenate([PICTURES[:, :, 5:], PICTURES[:, :, :5]], axis=2)
+    pooled = [vit(jnp.asarray(pictures), WHOLE).pooled for pictures in (PICTURES, swapped)]
+    assert np.abs(pooled[0] - pooled[1]).max() > 1e-3
+
+
+def test_a_picture_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="pictures of 6×8 do not divide into patches of 2×5"):
+        make_vit()(jnp.asarray(PICTURES[:, :, :8]), WHOLE)

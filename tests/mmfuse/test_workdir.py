@@ -1,0 +1,123 @@
+"""Is a folder refused to a run that it does not belong to, and given back to the one it does?"""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from ml_collections import ConfigDict
+
+from mmfuse.training.workdir import CONFIG, PACKAGES, PROVENANCE, claim, flatten
+from mmfuse.types import CheckpointError
+
+DATA = {"tokenizer": "a5", "records": {"scenes": 7, "digits": 5}}
+
+
+def config(**changes):
+    plain = {
+        "seed": 0,
+        "optimizer": {"learning_rate": 1e-3, "weight_decay": ((".*", 0.05), ("bias", (0.0, None)))},
+        "sources": {"scenes": {"kind": "scenes"}},
+        "loader": {"workers": 1},
+        "log_every": 10,
+    }
+    made = ConfigDict(plain)
+    made.update_from_flattened_dict(changes)
+    return made
+
+
+def test_the_same_run_comes_back(tmp_path):
+    for folder in (tmp_path / "new" / "run", str(tmp_path / "other")):
+        claim(folder, config(), DATA)
+        claim(folder, config(), DATA)
+
+
+def test_what_is_written_down(tmp_path):
+    claim(tmp_path, config(), DATA)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, PROVENANCE]
+    written = json.loads((tmp_path / CONFIG).read_text())
+    assert written["config"]["optimizer"]["learning_rate"] == 1e-3 and written["data"] == DATA
+    origin = json.loads((tmp_path / PROVENANCE).read_text())
+    assert {"git", "changed", "python", "machine", *PACKAGES} == set(origin)
+    assert origin["jax"][0].isdigit() and isinstance(origin["changed"], bool)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("seed", 1, "  seed: 0 there, 1 now"),
+        ("optimizer.learning_rate", 2e-3, "  optimizer.learning_rate: 0.001 there, 0.002 now"),
+        ("sources.scenes.kind", "digits", "  sources.scenes.kind: scenes there, digits now"),
+        (
+            "optimizer.weight_decay",
+            ((".*", 0.05), ("bias", (0.1, None))),
+            "  optimizer.weight_decay: [['.*', 0.05], ['bias', [0.0, None]]] there, "
+            "[['.*', 0.05], ['bias', [0.1, None]]] now",
+        ),
+    ],
+)
+def test_another_config_is_refused_by_field_and_values(tmp_path, field, value, line):
+    claim(tmp_path, config(), DATA)
+    before = (tmp_path / CONFIG).read_bytes()
+    with pytest.raises(CheckpointError) as refusal:
+        claim(tmp_path, config(**{field: value}), DATA)
+    assert line in str(refusal.value).splitlines() and str(tmp_path) in str(refusal.value)
+    assert "another --workdir" in str(refusal.value)
+    assert (tmp_path / CONFIG).read_bytes() == before
+    claim(tmp_path, config(), DATA)
+
+
+@pytest.mark.parametrize(("here", "message"), [(True, "new.key: nothing there, 3 now"), (False, "new.key: 3 there")])
+def test_a_field_that_came_or_went_is_refused(tmp_path, here, message):
+    more = config()
+    more.new = {"key": 3}
+    claim(tmp_path, config() if here else more, DATA)
+    with pytest.raises(CheckpointError, match=message):
+        claim(tmp_path, more if here else config(), DATA)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({**DATA, "tokenizer": "b6"}, "data.tokenizer: a5 there, b6 now"),
+        ({**DATA, "records": {"scenes": 8, "digits": 5}}, "data.records.scenes: 7 there, 8 now"),
+    ],
+)
+def test_other_data_are_refused(tmp_path, data, message):
+    claim(tmp_path, config(), DATA)
+    with pytest.raises(CheckpointError, match=message):
+        claim(tmp_path, config(), data)
+
+
+def test_how_fast_steps_come_may_change(tmp_path):
+    claim(tmp_path, config(), DATA)
+    claim(tmp_path, config(**{"loader.workers": 3, "log_every": 1}), DATA)
+
+
+def test_tuples_and_lists_are_the_same(tmp_path):
+    claim(tmp_path, config(), DATA)
+    claim(tmp_path, config(**{"optimizer.weight_decay": [[".*", 0.05], ["bias", [0.0, None]]]}), DATA)
+
+
+def test_a_claim_that_was_interrupted_starts_fresh(tmp_path, monkeypatch):
+    def crash(path, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            claim(tmp_path, config(), DATA)
+    assert not (tmp_path / CONFIG).exists()
+    claim(tmp_path, config(seed=5), DATA)
+    with pytest.raises(CheckpointError, match="seed: 5 there, 0 now"):
+        claim(tmp_path, config(), DATA)
+
+
+def test_processes_that_start_together_agree(tmp_path):
+    for round in range(20):
+        with ThreadPoolExecutor(4) as threads:
+            for claimed in [threads.submit(claim, tmp_path / str(round), config(), DATA) for _ in range(4)]:
+                claimed.result()
+
+
+def test_flatten():
+    assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": None}) == {"a.b.c": 1, "a.d": [2], "e": None}

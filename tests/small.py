@@ -1,0 +1,25 @@
+"""`configs/tiny.py`, made so small that real runs of it are tests."""
+
+from configs import tiny
+
+
+def get_config(tars: str = ""):
+    """Every part of the tiny experiment, each as small as it can be."""
+    config = tiny.get_config(tars)
+    config.tokenizer = {"vocabulary": 300, "examples": 20}
+    for tower in (*config.model.towers.values(), config.model.single):
+        tower.update(width=16, depth=2, heads=2, key_heads=1, mlp=24)
+    config.model.towers.image.patch = (16, 16)
+    config.model.towers.audio.update(patch=(25, 32), window=640)
+    config.model.dual.embedding = 8
+    for stream in config.streams.values():
+        stream.rows = 8
+    config.streams.answers.text.target.number = 2
+    config.optimizer.warmup = 2
+    config.train = {"steps": 12, "evaluate_every": 6}
+    config.checkpoint = {"every": 3, "keep": 2}
+    config.log_every = 4
+    for evaluator in config.evaluators.values():
+        evaluator.stream.update(rows=16, examples=24)
+    config.evaluators.vqa.stream.text.prompt.number = 2
+    return config

@@ -1,0 +1,235 @@
+"""The program as people start it: real processes, killed, resumed, refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CACHE
+
+ROOT = Path(__file__).parent.parent
+SMALL = "tests/small.py"
+STEPS = 12
+
+pytestmark = pytest.mark.processes
+
+
+def command(workdir, *flags, config=SMALL):
+    return [sys.executable, "main.py", f"--config={config}", f"--workdir={workdir}", *flags]
+
+
+def start(workdir, *flags, config=SMALL):
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(CACHE), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command(workdir, *flags, config=config),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(workdir, *flags, config=SMALL, code=0):
+    process = start(workdir, *flags, config=config)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == code, output
+    assert "Traceback" not in output, output
+    return output
+
+
+def metrics(workdir):
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for_step(process, workdir, step, seconds=300):
+    """Returns when the run has written down that step, or has ended."""
+    deadline = time.monotonic() + seconds
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None:
+        assert time.monotonic() < deadline, f"no step {step} within {seconds} s"
+        if path.exists() and path.read_text().count("\n") >= step:
+            return
+        time.sleep(0.002)
+
+
+def last_checkpoint(workdir):
+    """The bytes of every leaf of the last state, by name, and the position."""
+    script = (
+        "import sys, json, hashlib, numpy as np, jax, orbax.checkpoint as ocp\n"
+        "manager = ocp.CheckpointManager(sys.argv[1], item_names=('state', 'position'))\n"
+        "step = manager.latest_step()\n"
+        "args = ocp.args.Composite(state=ocp.args.StandardRestore(), position=ocp.args.JsonRestore())\n"
+        "found = manager.restore(step, args=args)\n"
+        "digest = lambda leaf: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()\n"
+        "leaves = {name: digest(leaf) for name, leaf in found.state.items()}\n"
+        "print(json.dumps([step, leaves, found.position]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(workdir / "checkpoints")], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    finish(workdir)
+    return workdir
+
+
+def test_a_run_writes_a_line_for_every_step_and_a_summary(uninterrupted):
+    lines = metrics(uninterrupted)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert all(isinstance(line["loss"], float) for line in lines)
+    summary = json.loads((uninterrupted / "summary.json").read_text())
+    assert summary["step"] == STEPS
+    for key in ("retrieval/image_to_text/recall_at_1", "retrieval/text_to_image/recall_at_1", "vqa/accuracy"):
+        assert 0 <= summary[key] <= 1
+    assert [json.loads(line)["step"] for line in (uninterrupted / "evaluation.jsonl").read_text().splitlines()] == [
+        6,
+        12,
+    ]
+    timing = [json.loads(line) for line in (uninterrupted / "timing.jsonl").read_text().splitlines()]
+    assert len(timing) == STEPS and all(0 <= line["wait_share"] <= 1 and line["mfu"] > 0 for line in timing)
+    assert list((uninterrupted / "tensorboard").iterdir())
+    read = lines[-1]["data/scenes/read"] + lines[-1]["data/digits/read"]
+    assert read == STEPS * 24  # three streams of eight rows
+    rejected = sum(count for name, count in lines[-1].items() if name.startswith("data/scenes/rejected/"))
+    assert lines[-1]["data/scenes/read"] == lines[-1]["data/scenes/used"] + rejected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, uninterrupted, seed):
+    draw = random.Random(seed)
+    workdir = tmp_path / "killed"
+    for _ in range(3):
+        process = start(workdir)
+        wait_for_step(process, workdir, min(STEPS, len(metrics(workdir)) + draw.randint(1, 4)))
+        time.sleep(draw.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    # another number of threads that prepare data changes nothing
+    finish(workdir, f"--config.loader.workers={seed}")
+    for name in ("metrics.jsonl", "evaluation.jsonl", "summary.json"):
+        assert (workdir / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+    assert last_checkpoint(workdir) == last_checkpoint(uninterrupted)
+
+
+def test_a_signal_saves_and_says_so(tmp_path, uninterrupted):
+    workdir = tmp_path / "stopped"
+    process = start(workdir)
+    wait_for_step(process, workdir, 1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    assert "the same command goes on from there" in output
+    assert last_checkpoint(workdir)[0] == len(metrics(workdir)) < STEPS
+    finish(workdir)
+    assert (workdir / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+
+
+def test_a_finished_run_is_done(uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    assert "complete" in finish(uninterrupted)
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluate_gives_the_numbers_of_the_end(uninterrupted):
+    before = json.loads((uninterrupted / "summary.json").read_text())
+    (uninterrupted / "summary.json").unlink()
+    finish(uninterrupted, "--mode=evaluate")
+    assert json.loads((uninterrupted / "summary.json").read_text()) == before
+
+
+def test_eight_devices_take_over_from_one(tmp_path, uninterrupted):
+    workdir = tmp_path / "moved"
+    process = start(workdir)
+    wait_for_step(process, workdir, 7)
+    process.kill()
+    process.communicate()
+    alone = metrics(workdir)
+    finish(workdir, "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+    moved = metrics(workdir)
+    assert [line["loss"] for line in moved[:6]] == [line["loss"] for line in alone[:6]]
+    expected = [line["loss"] for line in metrics(uninterrupted)]
+    assert [line["loss"] for line in moved] == pytest.approx(expected, rel=1e-4)
+
+
+def test_evaluate_needs_a_run(tmp_path):
+    assert "there is no run in" in finish(tmp_path / "none", "--mode=evaluate", code=2)
+    assert not (tmp_path / "none").exists()
+
+
+def test_dry_run_leaves_nothing_behind(tmp_path):
+    output = finish(tmp_path / "dry", "--mode=dry_run")
+    assert not (tmp_path / "dry").exists()
+    for words in (
+        "towers/image/embed/kernel",
+        "trainable parameters",
+        "FLOPs a step",
+        "pairs/signals/image/values",
+        "temporary",
+    ):
+        assert words in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.optimizer.learningrate=1e-3"], 'Did you mean "learning_rate"'),
+        (["--config.optimizer.learning_rate=nan"], "optimizer.learning_rate is nan: write a finite number"),
+        (["--config.optimizer.learning_rate=1e999"], "optimizer.learning_rate is inf: write a finite number"),
+        (["--config.streams.pairs.rows=-8"], "streams.pairs.rows is -8: it cannot be negative"),
+        (["--config.streams.pairs.rows=12", "--cpu_devices=8"], "streams.pairs.rows is 12, which does not divide by 8"),
+        (["--config.mesh.data=3"], "needs 3 devices, and there are 1"),
+        (["--config.model.towers.image.pool=meen"], "there is no pool 'meen'; did you mean 'mean'?"),
+        (["--config.objectives.contrastive.loss=infonce"], "did you mean 'info_nce'?"),
+        (["--mode=trian"], "trian"),
+    ],
+    ids=lambda value: value[0][2:] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_run_is_refused_in_a_sentence(tmp_path, flags, words):
+    output = finish(tmp_path / "refused", *flags, code=2)
+    assert words in output
+    assert not (tmp_path / "refused").exists()
+
+
+def test_other_configs_and_other_shapes_are_refused(uninterrupted):
+    output = finish(uninterrupted, "--config.optimizer.learning_rate=1e-4", code=2)
+    assert "optimizer.learning_rate: 0.002 there, 0.0001 now" in output
+
+
+def test_shards_that_are_not_there_are_refused(tmp_path):
+    output = finish(tmp_path / "refused", config=f"{SMALL}:{tmp_path}/none-*.tar", code=2)
+    assert "none-*.tar" in output
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_persons_own_tars_are_part_of_the_mixture(tmp_path):
+    shards = tmp_path / "shards"
+    prepare = [
+        sys.executable,
+        "-m",
+        "input_pipeline.prepare",
+        "shards",
+        f"--out={shards}",
+        "--count=20",
+        "--per-shard=10",
+    ]
+    subprocess.run(prepare, cwd=ROOT, check=True, capture_output=True)
+    first = sorted(shards.glob("*.tar"))[0]
+    first.write_bytes(first.read_bytes()[:-20_000])  # a copy that broke off
+    finish(tmp_path / "run", "--config.train.steps=4", config=f"{SMALL}:{shards}/*.tar")
+    last = metrics(tmp_path / "run")[-1]
+    rejected = {name: count for name, count in last.items() if name.startswith("data/tars/rejected/")}
+    assert last["data/tars/used"] > 0 and rejected
+    assert last["data/tars/read"] == last["data/tars/used"] + sum(rejected.values())
