@@ -25,10 +25,10 @@ BAD_INPUT, STOPPED = 2, 75
 MODES = {"train": Experiment.train, "evaluate": Experiment.evaluate, "dry_run": Experiment.describe}
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/ and changes to it")
-WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run")
+WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
 DEVICES = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh without accelerators")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
 
 
 def parse(arguments: list[str]) -> list[str]:

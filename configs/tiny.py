@@ -56,7 +56,7 @@ def get_config(tars: str = "") -> ConfigDict:
     config.log_every = 10
     config.loader = {"workers": 1}
     config.evaluators = _evaluators(pairs)
-    return config
+    return config.lock()
 
 
 def _stream(rows, mixture, signals, text, objectives):

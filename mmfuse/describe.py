@@ -57,7 +57,7 @@ def describe_cost(compiled: jax.stages.Compiled, flops: float, mesh: Mesh) -> st
     return "\n".join(lines)
 
 
-def human_bytes(number: float) -> str:
+def human_bytes(number: int | float) -> str:
     """1536 → '1.5 KiB'."""
     unit = 0
     while number >= 1024 and unit < len(UNITS) - 1:

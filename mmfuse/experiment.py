@@ -49,6 +49,13 @@ class Experiment:
         self.objectives = build.make_objectives(config)
         for name, stream in self.objectives.items():
             check_pieces(name, stream)
+        self.maker = StateMaker(
+            lambda rngs: build.make_model(config, rngs),
+            lambda params: make_optimizer(config.optimizer, params, config.train.steps),
+            frozen=config.optimizer.frozen,
+            sharding=config.sharding,
+            mesh=self.mesh,
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -78,18 +85,6 @@ class Experiment:
                 of=jax.process_count(),
             )
         return made
-
-    @cached_property
-    def maker(self) -> StateMaker:
-        """Makes states, and says what they look like."""
-        config = self.config
-        return StateMaker(
-            lambda rngs: build.make_model(config, rngs),
-            lambda params: make_optimizer(config.optimizer, params, config.train.steps),
-            frozen=config.optimizer.frozen,
-            sharding=config.sharding,
-            mesh=self.mesh,
-        )
 
     @cached_property
     def abstract_state(self) -> TrainState:

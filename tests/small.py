@@ -6,7 +6,7 @@ from configs import tiny
 def get_config(tars: str = ""):
     """Every part of the tiny experiment, each as small as it can be."""
     config = tiny.get_config(tars)
-    config.tokenizer = {"vocabulary": 300, "examples": 20}
+    config.tokenizer.update(vocabulary=300, examples=20)
     for tower in (*config.model.towers.values(), config.model.single):
         tower.update(width=16, depth=2, heads=2, key_heads=1, mlp=24)
     config.model.towers.image.patch = (16, 16)
@@ -16,8 +16,8 @@ def get_config(tars: str = ""):
         stream.rows = 8
     config.streams.answers.text.target.number = 2
     config.optimizer.warmup = 2
-    config.train = {"steps": 12, "evaluate_every": 6}
-    config.checkpoint = {"every": 3, "keep": 2}
+    config.train.update(steps=12, evaluate_every=6)
+    config.checkpoint.update(every=3, keep=2)
     config.log_every = 4
     for evaluator in config.evaluators.values():
         evaluator.stream.update(rows=16, examples=24)

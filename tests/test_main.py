@@ -159,7 +159,8 @@ def test_eight_devices_take_over_from_one(tmp_path, uninterrupted):
     alone = metrics(workdir)
     finish(workdir, "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
     moved = metrics(workdir)
-    assert [line["loss"] for line in moved[:6]] == [line["loss"] for line in alone[:6]]
+    # the checkpoint of step 3 is whole by step 7; what came after may be done again
+    assert [line["loss"] for line in moved[:3]] == [line["loss"] for line in alone[:3]]
     expected = [line["loss"] for line in metrics(uninterrupted)]
     assert [line["loss"] for line in moved] == pytest.approx(expected, rel=1e-4)
 

@@ -8,10 +8,9 @@ Reference: Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", 
 """
 
 import functools
-import importlib.util
 import operator
 from collections.abc import Sequence
-from pathlib import Path
+from importlib.metadata import distribution
 from typing import SupportsIndex
 
 import numpy as np
@@ -167,8 +166,8 @@ def ask_digit(digit: int) -> tuple[Question, ...]:
 @functools.cache
 def _load_digits() -> tuple[UInt8[np.ndarray, "n 8 8 3"], Int64[np.ndarray, "n"]]:
     # the table is read as the file that it is: importing sklearn.datasets takes over a second
-    package = Path(importlib.util.find_spec("sklearn").origin).parent
-    table = np.loadtxt(package / "datasets" / "data" / "digits.csv.gz", delimiter=",", dtype=np.int64)
+    path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(path), delimiter=",", dtype=np.int64)
     grey = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey[..., None], 3, axis=-1)
     images.setflags(write=False)  # examples are views

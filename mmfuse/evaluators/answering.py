@@ -15,6 +15,7 @@ from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.inference.generate import generate
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
+from mmfuse.types import Question
 
 
 class Answering:
@@ -44,7 +45,8 @@ class Answering:
         asked, right = Counter(), Counter()
         for loaded, written in self.sweep(state):
             for pieces, answers in zip(loaded.pieces, written):
-                for question, ids in zip(pieces.get("prompt", ()), answers):
+                questions = [piece for piece in pieces.get("prompt", ()) if isinstance(piece, Question)]
+                for question, ids in zip(questions, answers):
                     asked[question.kind] += 1
                     right[question.kind] += self._read(ids) == _one_spaced(question.answer)
         counts = {"questions": float(asked.total()), "rejected": float(self.sweep.rejected)}

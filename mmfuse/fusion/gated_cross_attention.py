@@ -37,7 +37,8 @@ class GatedCrossBlock(nnx.Module):
         cache: KeyValue | None = None,
         probe: Array | None = None,
     ) -> BlockOutput:
-        memory = self.attention.keys_values(context.memory) if cache is None else cache
+        assert context.memory_mask is not None, "a fusion block reads a memory: the context has none"
+        memory = self.empty_cache(context, *values.shape[:2]) if cache is None else cache
         queries = self.attention_norm(values).reshape(memory.key.shape[0], -1, values.shape[-1])
         read, trace = self.attention(queries, memory, context.memory_mask, probe=probe)
         values = values + self._open(self.attention_gate, read.reshape(values.shape))
@@ -46,6 +47,7 @@ class GatedCrossBlock(nnx.Module):
 
     def empty_cache(self, context: Context, rows: int, length: int) -> KeyValue:
         """The memory's keys and values: they do not grow with the text."""
+        assert context.memory is not None, "a fusion block reads a memory: the context has none"
         return self.attention.keys_values(context.memory)
 
     @staticmethod

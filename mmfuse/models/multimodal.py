@@ -5,6 +5,7 @@ the single tower decodes text over it. Towers are owned here, once, and shared b
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import jax.numpy as jnp
 from flax import nnx
@@ -24,7 +25,8 @@ class Multimodal(nnx.Module):
     def __init__(self, towers: Mapping[str, nnx.Module], dual: DualTower | None, single: SingleTower | None):
         """Args: `towers` by the name of their signal; `text` reads the roles `source` and `caption`."""
         self.towers = nnx.Dict(towers)
-        self.dual, self.single = dual, single
+        self.dual = dual
+        self.single = cast(SingleTower, single)  # whoever decodes has been validated to have one
 
     def encode(self, batch: Batch, probe: dict | None = None) -> Memory:
         """Runs the towers of all signals, and of the texts that are to be encoded, in the batch.

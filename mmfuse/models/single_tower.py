@@ -27,7 +27,7 @@ class Decoded(NamedTuple):
     """Hidden states (read logits off them with `readout`), the cache as it is now, scalars, attention weights."""
 
     hidden: Float[Array, "R T D"]
-    cache: Cache | None
+    cache: Any  # Cache, or None without one
     aux: dict[str, Array]
     trace: dict[str, Any]
 

@@ -66,6 +66,7 @@ def allowed(mask: Mask, *, queries: int, keys: int) -> Bool[Array, "#B #T S"] | 
         if mask.query_segment is not None:
             conditions.append(mask.query_segment[:, :, None] == mask.key_segment[:, None, :])
     if mask.modalities is not None:
+        assert mask.query_modality is not None and mask.key_modality is not None, "whose modalities?"
         conditions.append(mask.modalities[mask.query_modality[:, :, None], mask.key_modality[:, None, :]])
     if not conditions:
         return None

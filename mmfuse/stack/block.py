@@ -70,6 +70,7 @@ class SelfBlock(nnx.Module):
         normed = self.attention_norm(values)
         memory = self.attention.keys_values(normed, context.position)
         if cache is not None:
+            assert context.length is not None, "a cache is written where the context's length says"
             memory = cache = write(cache, memory, context.length)
         read, trace = self.attention(normed, memory, context.mask, position=context.position, probe=probe)
         values = values + read

@@ -1,6 +1,5 @@
 """Is `stream[step]` a function of (seed, step) alone, with every record in its turn and every bad one in its place?"""
 
-import threading
 from collections import Counter
 
 import numpy as np
@@ -178,17 +177,6 @@ def test_a_bug_in_a_source_reaches_the_consumer(tokenizer, workers):
     ready = load({"x": one}, range(9), workers=workers)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         list(ready)
-
-
-def test_threads_that_read_one_stream_do_not_share_their_choices(tokenizer):
-    one = stream({"a": Numbered(31)}, tokenizer=tokenizer, rows=17)
-    expected, found = [summary(one[step]) for step in range(8)], {}
-    threads = [threading.Thread(target=lambda step=step: found.update({step: summary(one[step])})) for step in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [found[step] for step in range(8)] == expected
 
 
 def test_origin_leads_back_to_the_record(tokenizer):

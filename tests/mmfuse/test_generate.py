@@ -66,18 +66,18 @@ def test_cached_answers_are_uncached_ones(parts, written, hidden, batch):
     assert len({tuple(row) for row in got.reshape(-1, WRITTEN)}) > 3
 
 
-def ending_early(state, batch, written):
-    """The state with the embedding of EOS turned into that of a token that is written often, but longer."""
+def made_likely(token, state, batch, written):
+    """The state with the embedding of `token` turned into that of one that is written often, but longer."""
     table = state["single"]["embed"]["embedding"][...]
     answers = np.asarray(written(state, batch))
     usual = np.bincount(answers[answers > EOS], minlength=len(table)).argmax()
     changed = nnx.clone(state)
-    changed["single"]["embed"]["embedding"][...] = table.at[EOS].set(1.01 * table[usual])
+    changed["single"]["embed"]["embedding"][...] = table.at[token].set(1.01 * table[usual])
     return changed
 
 
 def test_an_answer_ends_with_its_eos_and_the_others_go_on(parts, written, hidden, batch):
-    state = ending_early(parts[1], batch, written)
+    state = made_likely(EOS, parts[1], batch, written)
     got = np.asarray(written(state, batch))
     np.testing.assert_array_equal(got, again_and_again(hidden, state, batch))
     rows = got.reshape(-1, WRITTEN)
@@ -85,6 +85,11 @@ def test_an_answer_ends_with_its_eos_and_the_others_go_on(parts, written, hidden
     assert ended.any() and not ended[:-1].all()
     for row in rows[ended]:
         assert (row[list(row).index(EOS) + 1 :] == PAD).all()
+
+
+def test_pad_is_never_written_however_likely(parts, written, hidden, batch):
+    state = made_likely(PAD, parts[1], batch, written)
+    np.testing.assert_array_equal(written(state, batch), again_and_again(hidden, state, batch))
 
 
 def test_each_answer_is_that_of_the_example_alone(parts, written, batch):

@@ -1,0 +1,76 @@
+"""What cannot be run is refused in one sentence, before anything is allocated."""
+
+import pytest
+
+from mmfuse.types import ConfigError
+from mmfuse.validate import validate
+from tests import small
+
+WRONG = [
+    ({"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate is nan: write a finite number"),
+    ({"optimizer.clip": float("inf")}, "optimizer.clip is inf"),
+    ({"optimizer.warmup": -1}, "optimizer.warmup is -1: it cannot be negative"),
+    ({"model.dual.temperature": 0.0}, "model.dual.temperature is 0.0: write a number above 0"),
+    ({"train.steps": 0}, "train.steps is 0: write a number above 0"),
+    ({"optimizer.weight_decay": ((".*", float("nan")),)}, "optimizer.weight_decay is nan"),
+    ({"model.towers.image.patch": (16, 0)}, "model.towers.image.patch is 0"),
+    ({"tokenizer.vocabulary": 200}, "tokenizer.vocabulary is 200: every byte and the control tokens need 259"),
+    ({"streams.pairs.rows": 10}, "streams.pairs.rows is 10, which does not divide by 4 .* write 8"),
+    ({"evaluators.vqa.stream.rows": 3}, "evaluators.vqa.stream.rows is 3, .* write 4"),
+    ({"streams.answers.accumulate": 3}, r"does not divide by 12 \(4 shards"),
+    ({"streams.pairs.mixture": {"scene": 1.0}}, "no source in streams.pairs.mixture: 'scene'; did you mean 'scenes'"),
+    ({"streams.pairs.mixture": {}}, "streams.pairs.mixture is empty"),
+    ({"streams.pairs.mixture": {"scenes": 0.0}}, "take sources of weight 0 out"),
+    ({"streams.pairs.signals.image": (32, 32)}, r"signals.image is \(32, 32\), and its tower reads \(64, 64\)"),
+    ({"streams.pairs.signals": {"imgae": (64, 64)}}, "'imgae'; did you mean 'image'"),
+    ({"streams.pairs.text.caption.length": 100}, "reads at most 48 tokens"),
+    ({"streams.pairs.objectives": {"contrastve": 1.0}}, "'contrastve'; did you mean 'contrastive'"),
+    (
+        {"streams.pairs.objectives": {"answering": 1.0}},
+        "the objective 'answering' needs target, which the stream lacks",
+    ),
+    ({"streams.pairs.objectives": {}}, "streams.pairs.objectives is empty"),
+    ({"objectives.contrastive.kind": "contrast"}, "kind of objective 'contrast'; did you mean 'contrastive'"),
+    ({"objectives.contrastive.between": (("image", "text"),)}, "needs text, which the stream lacks"),
+    ({"model.towers.image.kind": "vitt"}, "no tower 'vitt'; did you mean 'vit'"),
+    ({"model.towers.image.heads": 3}, "model.towers.image.width=16 does not divide by heads=3"),
+    ({"model.towers.text.key_heads": 3}, "model.towers.text.heads=2 does not divide by key_heads=3"),
+    ({"model.towers.image.patch": (5, 5)}, r"model.towers.image.patch=\(5, 5\) does not divide \(64, 64\)"),
+    ({"model.single.cross_every": 3}, "make it a multiple of cross_every=3"),
+    ({"model.single.memories": ("image", "video")}, "names 'video', which no tower makes"),
+    ({"model.single.memories": ("source",)}, "has none of the signals that the decoder reads: source"),
+    ({"model.single.width": 6}, "rotary positions turn pairs, and a head is 3 wide"),
+    ({"evaluators.vqa.kind": "answers"}, "no evaluator 'answers'; did you mean 'answering'"),
+    ({"evaluators.vqa.source.kind": "scene"}, "no source 'scene'; did you mean 'scenes'"),
+]
+
+
+def changed(changes):
+    config = small.get_config()
+    with config.unlocked(), config.ignore_type():
+        for name, value in changes.items():
+            *path, last = name.split(".")
+            node = config
+            for part in path:
+                node = node[part]
+            node[last] = value
+    return config
+
+
+def test_a_right_config_passes():
+    validate(small.get_config(), shards=4)
+
+
+@pytest.mark.parametrize(("changes", "words"), WRONG, ids=[next(iter(changes)) for changes, _ in WRONG])
+def test_a_wrong_config_is_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        validate(changed(changes), shards=4)
+
+
+@pytest.mark.parametrize("head", ["dual", "single"])
+def test_an_objective_needs_its_head(head):
+    config = small.get_config()
+    with config.unlocked():
+        del config.model[head]
+    with pytest.raises(ConfigError, match=f"needs model.{head}|read by '{head}', which the model does not have"):
+        validate(config, shards=1)
