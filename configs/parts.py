@@ -66,8 +66,7 @@ def sharding() -> tuple:
     """Which mesh axes split which axes of a parameter, aligned at the right; scanned layers add an axis at the left."""
     return (
         (r"(query|key|value|up)/kernel$", ("fsdp", "tensor")),
-        (r"(attention/out|down)/kernel$", ("tensor", "fsdp")),
-        (r"embed/embedding$", ("tensor", "fsdp")),
+        (r"(attention/out|down)/kernel$|embed/embedding$", ("tensor", "fsdp")),
         (r"kernel$", ("fsdp", None)),
         (".*", ()),
     )

@@ -5,6 +5,7 @@ asked for: an abstract model costs no memory, and `dry_run` never makes a real o
 """
 
 import json
+import os
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ from mmfuse.training.state import StateMaker, TrainState
 from mmfuse.training.step import check_pieces, make_step
 from mmfuse.training.workdir import check_claimed, claim
 from mmfuse.validate import validate
+
+TOKENIZER = "tokenizer"
 
 
 class Experiment:
@@ -60,7 +63,7 @@ class Experiment:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The workdir's tokenizer; the first start learns it from the sources' texts."""
-        folder = self.workdir / "tokenizer"
+        folder = self.workdir / TOKENIZER
         if folder.exists():
             return Tokenizer.load(folder)
         sources = [build.make_source(source, ()) for source in self.config.sources.values()]
@@ -199,8 +202,11 @@ class Experiment:
     def _claim(self):
         sizes = {name: len(build.make_source(source, ())) for name, source in self.config.sources.items()}
         claim(self.workdir, self.config, {"tokenizer": self.tokenizer.sha256, "records": sizes})
-        if not (self.workdir / "tokenizer").exists():
-            self.tokenizer.save(self.workdir / "tokenizer")
+        folder = self.workdir / TOKENIZER
+        if jax.process_index() == 0 and not folder.exists():
+            fresh = folder.with_name(f"{TOKENIZER}.{os.getpid()}")
+            self.tokenizer.save(fresh)
+            fresh.rename(folder)  # whole or not at all
 
     def _resume(self, checkpointer) -> tuple[TrainState, Counter]:
         step = checkpointer.latest_step()

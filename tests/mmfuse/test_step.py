@@ -1,5 +1,6 @@
 """One step: sharded equals unsharded, cut equals whole, what is not finite changes nothing, what is frozen stays."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,7 +116,7 @@ def test_a_step_that_is_not_finite_changes_nothing(alone, poison):
         assert int(metrics["skipped"]) == in_a_row == int(state.skipped)
     assert int(state.step) == 2
     for part in ("trainable", "opt_state", "model_state"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(state, part), getattr(before, part))
+        chex.assert_trees_all_equal(getattr(state, part), getattr(before, part))
     state, metrics, _ = program(state, good)
     assert int(metrics["skipped"]) == 0
     scales = [named_leaves(part.trainable)["dual/log_scale"] for part in (state, before)]
@@ -131,7 +132,7 @@ def test_what_is_frozen_gets_no_gradient_and_stays(tmp_path):
     assert not any("towers/image/" in name for name in named_leaves(state.opt_state))
     before = jax.tree.map(np.array, frozen)
     state, _, gradient = compile_step(experiment)(state, batches(experiment, 0))
-    jax.tree.map(np.testing.assert_array_equal, named_leaves(state.frozen), before)
+    chex.assert_trees_all_equal(named_leaves(state.frozen), before)
     assert gradient.keys() == trainable.keys()
 
 
