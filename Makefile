@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: test lint clean
 
 test: $(VENV)/ready  ## runs the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/ready  ## checks style, formatting and types
 	$(BIN)/ruff check .

@@ -8,13 +8,14 @@ A run that was stopped goes on when the same command is given again. Exit codes:
 workdir that a person can mend, 75 stopped and ready to go on.
 """
 
-import logging as standard_logging
+import logging
 import os
 import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from mmfuse.experiment import Experiment
@@ -42,8 +43,8 @@ def parse(arguments: list[str]) -> list[str]:
 
 def main(_: list[str]) -> None:
     """Does what the mode says."""
-    logging.set_verbosity(logging.INFO)
-    standard_logging.getLogger("orbax").setLevel(standard_logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.WARNING)  # what libraries have to say
+    logging.getLogger("mmfuse").setLevel(logging.INFO)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache" / "mmfuse" / "xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     if DEVICES.value:

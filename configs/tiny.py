@@ -18,7 +18,7 @@ def get_config(tars: str = "") -> ConfigDict:
     """The experiment; `tars` is a pattern of webdataset shards to mix in, or empty."""
     config = ConfigDict()
     config.seed = 0
-    config.tokenizer = {"vocabulary": 1024, "examples": 2000}  # learned from so many examples of each source
+    config.tokenizer = {"vocabulary": 1024, "examples": 500}  # learned from so many examples of each source
     config.sources = {"scenes": {"kind": "scenes", "split": "train"}, "digits": {"kind": "digits", "split": "train"}}
     shares = {"scenes": 0.7, "digits": 0.3}
     if tars:
@@ -27,19 +27,14 @@ def get_config(tars: str = "") -> ConfigDict:
     scenes_and_digits = {name: shares[name] for name in ("scenes", "digits")}
 
     both = {"image": IMAGE, "audio": (SAMPLES,)}
-    whole = {"take": "whole_captions", "number": 1, "length": 48}
+    captions = {
+        "caption": {"take": "whole_captions", "number": 1, "length": 40},  # matched with the signals
+        "target": {"take": "captions", "number": 1, "length": 40},  # generated from the same towers' tokens
+    }
+    questions = {"target": {"take": "questions", "number": 3, "length": 24}}
     config.streams = {
-        "pairs": _stream(32, shares, both, {"caption": whole}, {"contrastive": 1.0}),
-        "captions": _stream(
-            8, shares, both, {"target": {**whole, "take": "captions", "number": 2}}, {"captioning": 1.0}
-        ),
-        "answers": _stream(
-            16,
-            scenes_and_digits,
-            both,
-            {"target": {"take": "questions", "number": 4, "length": 32}},
-            {"answering": 1.0},
-        ),
+        "pairs": _stream(24, shares, both, captions, {"contrastive": 1.0, "captioning": 1.0}),
+        "answers": _stream(16, scenes_and_digits, both, questions, {"answering": 1.0}),
     }
     pairs = (("image", "caption"), ("audio", "caption"), ("image", "audio"))
     config.objectives = {
@@ -75,13 +70,13 @@ def _model():
     return {
         "dtype": "float32",
         "towers": {
-            "image": parts.vit(width, 3, heads, image=IMAGE, patch=(8, 8), position="sincos"),
-            "audio": parts.audio(width, 2, heads, samples=SAMPLES, patch=(10, 16)),
-            "text": parts.text(width, 2, heads, length=48, causal=True, pool="eos"),
+            "image": parts.vit(width, 2, heads, image=IMAGE, patch=(8, 8), position="sincos"),
+            "audio": parts.audio(width, 2, heads, samples=SAMPLES, patch=(20, 16)),
+            "text": parts.text(width, 2, heads, length=40, causal=True, pool="eos"),
         },
         "dual": {"embedding": 64, "temperature": 0.07, "bias": -10.0},
         "single": parts.decoder(
-            width, 2, heads, length=48, memories=("image", "audio"), key_heads=2, norm="rms", position="rotary"
+            width, 2, heads, length=40, memories=("image", "audio"), key_heads=2, norm="rms", position="rotary"
         ),
     }
 
@@ -97,7 +92,7 @@ def _evaluators(pairs):
                 "rows": 64,
                 "examples": 256,
                 "signals": both,
-                "text": {"caption": {"take": "whole_captions", "number": 2, "length": 48}},
+                "text": {"caption": {"take": "whole_captions", "number": 2, "length": 40}},
             },
             "between": pairs,
             "at": (1, 5, 10),
@@ -108,9 +103,9 @@ def _evaluators(pairs):
             "source": test,
             "stream": {
                 "rows": 64,
-                "examples": 256,
+                "examples": 128,
                 "signals": both,
-                "text": {"prompt": {"take": "questions", "number": 4, "length": 32}},
+                "text": {"prompt": {"take": "questions", "number": 4, "length": 24}},
             },
             "tokens": 6,
         },

@@ -60,14 +60,17 @@ def lookup(table: Mapping[str, Any] | ConfigDict, name: str, what: str) -> Any:
 
 
 def _block(config, kind, dtype, rngs):
-    rotary = 1e4 if config.position == "rotary" and kind is SelfBlock else None
-    width, norm = config.width, lookup(NORMS, config.norm, "norm")
-    return kind(
-        Attention(width, config.heads, key_heads=config.key_heads, rotary_base=rotary, dtype=dtype, rngs=rngs),
-        Mlp(width, config.mlp, dtype=dtype, rngs=rngs),
-        norm(width),
-        norm(width),
+    width, norm, fuses = config.width, lookup(NORMS, config.norm, "norm"), kind is GatedCrossBlock
+    attention = Attention(
+        width,
+        config.heads,
+        key_heads=config.key_heads,
+        rotary_base=1e4 if config.position == "rotary" and not fuses else None,
+        out_bias=not fuses,  # what is read of an empty memory is nothing
+        dtype=dtype,
+        rngs=rngs,
     )
+    return kind(attention, Mlp(width, config.mlp, dtype=dtype, rngs=rngs), norm(width), norm(width))
 
 
 def _stack(config, dtype, rngs, cross_every=0):

@@ -5,13 +5,14 @@ asked for: an abstract model costs no memory, and `dry_run` never makes a real o
 """
 
 import json
+import logging
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
 import jax
-from absl import logging
 from ml_collections import ConfigDict
 
 from input_pipeline.collate import collate
@@ -30,6 +31,7 @@ from mmfuse.training.step import check_pieces, make_step
 from mmfuse.training.workdir import check_claimed, claim
 from mmfuse.validate import validate
 
+LOGGER = logging.getLogger(__name__)
 TOKENIZER = "tokenizer"
 
 
@@ -159,26 +161,14 @@ class Experiment:
         checkpointer = Checkpointer(self.workdir / "checkpoints", **config.checkpoint)
         writer = MetricWriter(self.workdir)
         try:
-            state, tally = self._resume(checkpointer)
-            writer.rewind(int(state.step))
-            if int(state.step) < config.train.steps:
-                run = Run(
-                    self.traced_step.lower().compile(),
-                    self.streams,
-                    self.measure,
-                    self.mesh,
-                    checkpointer,
-                    writer,
-                    self.flops,
-                    rows=sum(stream.rows for stream in config.streams.values()),
-                )
-                train(run, state, tally, **config.train, log_every=config.log_every, workers=config.loader.workers)
+            if checkpointer.latest_step() != config.train.steps:
+                self._train(checkpointer, writer)
         finally:
             writer.close()
             checkpointer.close()
         last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
         self._summarize(json.loads(last))
-        logging.info("the run of %d steps in %s is complete", config.train.steps, self.workdir)
+        LOGGER.info("the run of %d steps in %s is complete", config.train.steps, self.workdir)
 
     def evaluate(self) -> None:
         """Evaluates the newest checkpoint; writes `summary.json`.
@@ -199,6 +189,18 @@ class Experiment:
         print(describe_batches(self.abstract_batches))
         print(describe_cost(self.traced_step.lower().compile(), self.flops, self.mesh))
 
+    def _train(self, checkpointer, writer):
+        # the compiler works beside what makes or restores the state
+        with ThreadPoolExecutor(1) as beside:
+            compiling = beside.submit(lambda: self.traced_step.lower().compile())
+            state, tally = self._resume(checkpointer)
+            writer.rewind(int(state.step))
+            step = compiling.result()
+        rows = sum(stream.rows for stream in self.config.streams.values())
+        run = Run(step, self.streams, self.measure, self.mesh, checkpointer, writer, self.flops, rows)
+        workers, log_every = self.config.loader.workers, self.config.log_every
+        train(run, state, tally, **self.config.train, log_every=log_every, workers=workers)
+
     def _claim(self):
         sizes = {name: len(build.make_source(source, ())) for name, source in self.config.sources.items()}
         claim(self.workdir, self.config, {"tokenizer": self.tokenizer.sha256, "records": sizes})
@@ -212,14 +214,14 @@ class Experiment:
         step = checkpointer.latest_step()
         if step is None:
             return self.maker.create(self.config.seed), Counter()
-        logging.info("going on from step %d of %s", step, self.workdir)
+        LOGGER.info("going on from step %d of %s", step, self.workdir)
         state, position = checkpointer.restore(self.abstract_state, step)
         return state, Counter(position["tally"])
 
     def _summarize(self, numbers: dict[str, float]) -> None:
         text = json.dumps(numbers, indent=2)
         (self.workdir / "summary.json").write_text(text + "\n")
-        logging.info("%s\nwritten to %s", text, self.workdir / "summary.json")
+        LOGGER.info("%s\nwritten to %s", text, self.workdir / "summary.json")
 
 
 def _without_remat(config: ConfigDict) -> ConfigDict | None:

@@ -25,6 +25,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 install_import_hook(["mmfuse", "input_pipeline"], "beartype.beartype")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs of one file are of no use to the next, and there are gigabytes of them."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """A small tokenizer, learned from a few words."""

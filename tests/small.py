@@ -14,7 +14,7 @@ def get_config(tars: str = ""):
     config.model.dual.embedding = 8
     for stream in config.streams.values():
         stream.rows = 8
-    config.streams.answers.text.target.number = 2
+    config.streams.answers.text.target.update(number=2, length=32)
     config.optimizer.warmup = 2
     config.train.update(steps=12, evaluate_every=6)
     config.checkpoint.update(every=3, keep=2)

@@ -102,7 +102,7 @@ def test_a_run_writes_a_line_for_every_step_and_a_summary(uninterrupted):
     assert len(timing) == STEPS and all(0 <= line["wait_share"] <= 1 and line["mfu"] > 0 for line in timing)
     assert list((uninterrupted / "tensorboard").iterdir())
     read = lines[-1]["data/scenes/read"] + lines[-1]["data/digits/read"]
-    assert read == STEPS * 24  # three streams of eight rows
+    assert read == STEPS * 16  # two streams of eight rows
     rejected = sum(count for name, count in lines[-1].items() if name.startswith("data/scenes/rejected/"))
     assert lines[-1]["data/scenes/read"] == lines[-1]["data/scenes/used"] + rejected
 

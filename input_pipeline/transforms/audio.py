@@ -10,7 +10,6 @@ import math
 import numpy as np
 import soundfile
 from jaxtyping import Float32
-from scipy.signal import resample_poly
 
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import AUDIO_RATE
@@ -53,6 +52,8 @@ def fit_audio(wave: Float32[np.ndarray, "f"], samples: int) -> tuple[Float32[np.
 def _resample(wave: Float32[np.ndarray, "f"], rate: int) -> Float32[np.ndarray, "g"]:
     common = math.gcd(rate, AUDIO_RATE)
     if rate != AUDIO_RATE:
+        from scipy.signal import resample_poly  # takes over half a second to import, and few need it
+
         wave = resample_poly(wave, AUDIO_RATE // common, rate // common)
     return wave.clip(-1, 1)  # files of floats and the resampling filter may overshoot
 

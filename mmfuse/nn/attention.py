@@ -78,6 +78,7 @@ class Attention(nnx.Module):
         key_heads: int | None = None,
         memory_width: int | None = None,
         rotary_base: float | None = None,
+        out_bias: bool = True,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -89,6 +90,7 @@ class Attention(nnx.Module):
           key_heads: K heads of keys and values, a divisor of `heads`; as many as `heads` where not given.
           memory_width: of the tokens that are read from; D where not given.
           rotary_base: rotates queries and keys by their positions, with this longest wavelength / 2π.
+          out_bias: adds a bias to what was read; without one, a query that may look at nothing reads exactly zero.
           dtype: of the computation; parameters are float32.
           rngs: draws the parameters.
         """
@@ -99,7 +101,7 @@ class Attention(nnx.Module):
         self.query = nnx.Linear(width, heads * self.head_size, dtype=dtype, rngs=rngs)
         self.key = nnx.Linear(memory_width, self.key_heads * self.head_size, dtype=dtype, rngs=rngs)
         self.value = nnx.Linear(memory_width, self.key_heads * self.head_size, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(heads * self.head_size, width, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(heads * self.head_size, width, use_bias=out_bias, dtype=dtype, rngs=rngs)
 
     def keys_values(self, memory: Float[Array, "B S D"], position: Float[Array, "B S R"] | None = None) -> KeyValue:
         """What the tokens of a memory offer to queries; computed once for a memory that stays."""

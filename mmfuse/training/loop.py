@@ -6,6 +6,7 @@ A run that is stopped at any moment goes on from its last checkpoint, and its re
 stopped. SIGTERM and SIGINT save first: nothing is done again.
 """
 
+import logging
 import signal
 import time
 from collections import Counter
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from absl import logging
 from jax.sharding import Mesh
 
 from input_pipeline.collate import Loaded
@@ -25,6 +25,7 @@ from mmfuse.training.sharding import place
 from mmfuse.training.state import TrainState
 from mmfuse.types import MmfuseError
 
+LOGGER = logging.getLogger(__name__)
 MOST_SKIPPED = 10  # updates in a row that may be left out before a run stops
 
 
@@ -124,7 +125,7 @@ def _log(run, clock, step, metrics, tally, log_every):
     run.writer.write_timing(step, timing)
     if step % log_every == 0:
         numbers = {name: timing[name] for name in ("examples_per_second", "mfu", "wait_share", "seconds_left")}
-        logging.info(format_progress(step, clock.steps, float(metrics["loss"]), **numbers))
+        LOGGER.info(format_progress(step, clock.steps, float(metrics["loss"]), **numbers))
 
 
 class _Clock:

@@ -84,11 +84,15 @@ def make_optimizer(config: ConfigDict, params: optax.Params, steps: int) -> opta
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.scale_by_adam(config.b1, config.b2, config.eps),
-        optax.stateless(lambda updates, params: jax.tree.map(lambda u, p, d: u + d * p, updates, params, decay)),
+        optax.stateless(lambda updates, params: jax.tree.map(_decay, updates, params, decay)),
         optax.scale_by_learning_rate(make_schedule(config, steps)),
-        optax.stateless(lambda updates, params: jax.tree.map(lambda u, s: s * u, updates, scale)),
+        optax.stateless(lambda updates, params: jax.tree.map(lambda u, s: u if s == 1 else s * u, updates, scale)),
     )
     return _in_float32(optax.with_extra_args_support(chain))
+
+
+def _decay(update: jax.Array, param: jax.Array, decay: float) -> jax.Array:
+    return update + decay * param if decay else update
 
 
 def _in_float32(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:

@@ -66,9 +66,10 @@ class StateMaker:
             path_name(path): rule
             for path, rule in jax.tree_util.tree_flatten_with_path(match_rules(frozen, parameters))[0]
         }
-        self.graph, trainable, _, _ = self._split(abstract)
-        self.optimizer = make_optimizer(trainable)
-        self.abstract = jax.eval_shape(self._create, jax.random.key(0))
+        self.graph, *parts = self._split(abstract)
+        self.optimizer = make_optimizer(parts[0])
+        scalar = jax.ShapeDtypeStruct((), jnp.int32)
+        self.abstract = TrainState(*parts, jax.eval_shape(self.optimizer.init, parts[0]), scalar, scalar)
         self.shardings = shard_by_rules(sharding, self.abstract, mesh)
 
     def create(self, seed: int) -> TrainState:

@@ -75,14 +75,14 @@ def gradient_of_loss(graph: nnx.GraphDef, streams: Mapping[str, StreamObjectives
     """Returns `measure(state, batches, key) → (gradient of the trainable parameters, metrics)`."""
 
     def measure(state, batches, key):
-        gradient, metrics = jax.tree.map(jnp.zeros_like, state.trainable), {"loss": jnp.zeros(())}
+        gradients, metrics = [], {"loss": jnp.zeros(())}
         for index, (name, stream) in enumerate(streams.items()):
             part, sums = _accumulate(graph, stream, state, batches[name], jax.random.fold_in(key, index))
-            gradient = jax.tree.map(jnp.add, gradient, part)
+            gradients.append(part)
             means = {metric: total / jnp.maximum(weight, 1e-6) for metric, (total, weight) in sums.items()}
             metrics["loss"] += sum(scale * means[f"{o}/loss"] for o, (_, scale) in stream.objectives.items())
             metrics |= {f"{name}/{metric}": mean for metric, mean in means.items()}
-        return gradient, metrics
+        return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *gradients), metrics
 
     return measure
 

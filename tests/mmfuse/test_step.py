@@ -89,7 +89,7 @@ def test_state_is_made_where_it_is_to_lie(tmp_path):
 
 
 def test_an_accumulated_gradient_is_the_whole_gradient(tmp_path, alone):
-    cut = make(tmp_path, streams__answers__accumulate=4, streams__captions__accumulate=2)
+    cut = make(tmp_path, streams__answers__accumulate=4)
     _, metrics, gradient = run(cut, 1)
     _, expected_metrics, expected = alone[2]
     assert_same_gradient(gradient, expected, 1e-6)

@@ -23,7 +23,7 @@ WRONG = [
     ({"streams.pairs.mixture": {"scenes": 0.0}}, "take sources of weight 0 out"),
     ({"streams.pairs.signals.image": (32, 32)}, r"signals.image is \(32, 32\), and its tower reads \(64, 64\)"),
     ({"streams.pairs.signals": {"imgae": (64, 64)}}, "'imgae'; did you mean 'image'"),
-    ({"streams.pairs.text.caption.length": 100}, "reads at most 48 tokens"),
+    ({"streams.pairs.text.caption.length": 100}, "reads at most 40 tokens"),
     ({"streams.pairs.objectives": {"contrastve": 1.0}}, "'contrastve'; did you mean 'contrastive'"),
     (
         {"streams.pairs.objectives": {"answering": 1.0}},

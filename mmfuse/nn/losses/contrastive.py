@@ -2,6 +2,7 @@
 
 Rows a and columns b are unit embeddings; `positive[a, b]` says who belongs together. Holes are masked as rows and as
 columns. Both losses return a value for each row; the caller averages over valid rows. The full matrix is in memory.
+Products are float32 on every backend.
 """
 
 import jax
@@ -26,7 +27,7 @@ def info_nce(
     References: van den Oord et al. 2018, arXiv 1807.03748; several positives: Khosla et al. 2020, arXiv 2004.11362,
     equation 2.
     """
-    scores = scale * jnp.einsum("AE,BE->AB", rows, columns, preferred_element_type=jnp.float32)
+    scores = scale * jnp.einsum("AE,BE->AB", rows, columns, precision=jax.lax.Precision.HIGHEST)
     scores = jnp.where(column_valid[None], scores, -jnp.inf)
     positive = positive & column_valid[None]
     log_total = jax.nn.logsumexp(jnp.where(column_valid.any(), scores, 0.0), axis=1, keepdims=True)
@@ -49,6 +50,6 @@ def pairwise_sigmoid(
 
     Reference: Zhai et al. 2023, arXiv 2303.15343, algorithm 1.
     """
-    scores = scale * jnp.einsum("AE,BE->AB", rows, columns, preferred_element_type=jnp.float32) + bias
+    scores = scale * jnp.einsum("AE,BE->AB", rows, columns, precision=jax.lax.Precision.HIGHEST) + bias
     losses = -jax.nn.log_sigmoid(jnp.where(positive, scores, -scores))
     return jnp.where(column_valid[None], losses, 0.0).sum(axis=1)
