@@ -8,6 +8,7 @@ A run that was stopped goes on when the same command is given again. Exit codes:
 workdir that a person can mend, 75 stopped and ready to go on.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -43,6 +44,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 def main(_: list[str]) -> None:
     """Does what the mode says."""
+    gc.freeze()  # what imports made stays; without it, tracing has the collector go over all of it again and again
     absl_logging.set_verbosity(absl_logging.WARNING)  # what libraries have to say
     logging.getLogger("mmfuse").setLevel(logging.INFO)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache" / "mmfuse" / "xla")

@@ -25,10 +25,7 @@ WRONG = [
     ({"streams.pairs.signals": {"imgae": (64, 64)}}, "'imgae'; did you mean 'image'"),
     ({"streams.pairs.text.caption.length": 100}, "reads at most 40 tokens"),
     ({"streams.pairs.objectives": {"contrastve": 1.0}}, "'contrastve'; did you mean 'contrastive'"),
-    (
-        {"streams.pairs.objectives": {"answering": 1.0}},
-        "the objective 'answering' needs target, which the stream lacks",
-    ),
+    ({"streams.answers.objectives": {"contrastive": 1.0}}, "needs caption, which the stream lacks"),
     ({"streams.pairs.objectives": {}}, "streams.pairs.objectives is empty"),
     ({"objectives.contrastive.kind": "contrast"}, "kind of objective 'contrast'; did you mean 'contrastive'"),
     ({"objectives.contrastive.between": (("image", "text"),)}, "needs text, which the stream lacks"),
