@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 def append(name: str, *, command: str, seed: int | None, numbers: Mapping[str, Any]) -> None:
     """Adds a line to `results/{name}.jsonl` and prints it."""
-    line = {"command": command, "seed": seed, "machine": machine(), **provenance(), **numbers}
+    line = {"command": command, "seed": seed, **provenance(), "machine": machine(), **numbers}
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
