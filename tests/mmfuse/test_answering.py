@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def state_that_answers(answer, tokenizer):
     single = nnx.merge(graph, params).single
     for block in ("self0", "cross"):
         for part in (single.stack.segments[0].unit[block].attention.out, single.stack.segments[0].unit[block].mlp.down):
-            part.kernel[...], part.bias[...] = 0 * part.kernel[...], 0 * part.bias[...]
+            nnx.update(part, jax.tree.map(jnp.zeros_like, nnx.state(part)))
     single.embed.embedding[...] = jnp.eye(300, WIDTH)
     start = len(tokenizer.encode(PROMPT))  # where BOS stands
     ids = [*tokenizer.encode(answer), EOS]

@@ -67,12 +67,13 @@ def test_cached_answers_are_uncached_ones(parts, written, hidden, batch):
 
 
 def made_likely(token, state, batch, written):
-    """The state with the embedding of `token` turned into that of one that is written often, but longer."""
+    """The state with the embedding of `token` turned into that of one that is in some of the answers, but longer."""
     table = state["single"]["embed"]["embedding"][...]
-    answers = np.asarray(written(state, batch))
-    usual = np.bincount(answers[answers > EOS], minlength=len(table)).argmax()
+    answers = np.asarray(written(state, batch)).reshape(-1, WRITTEN)[:-1]
+    tokens = np.unique(answers[answers > EOS])
+    some = next(one for one in tokens if 0 < (answers == one).any(axis=1).sum() < len(answers))
     changed = nnx.clone(state)
-    changed["single"]["embed"]["embedding"][...] = table.at[token].set(1.01 * table[usual])
+    changed["single"]["embed"]["embedding"][...] = table.at[token].set(1.01 * table[some])
     return changed
 
 

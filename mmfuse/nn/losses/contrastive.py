@@ -27,8 +27,7 @@ def info_nce(
     References: van den Oord et al. 2018, arXiv 1807.03748; several positives: Khosla et al. 2020, arXiv 2004.11362,
     equation 2.
     """
-    scores = scale * jnp.einsum("AE,BE->AB", rows, columns, precision=jax.lax.Precision.HIGHEST)
-    scores = jnp.where(column_valid[None], scores, -jnp.inf)
+    scores = jnp.where(column_valid[None], scale * _cosines(rows, columns), -jnp.inf)
     positive = positive & column_valid[None]
     log_total = jax.nn.logsumexp(jnp.where(column_valid.any(), scores, 0.0), axis=1, keepdims=True)
     losses = jnp.where(positive, log_total - jnp.where(positive, scores, 0.0), 0.0)
@@ -50,6 +49,12 @@ def pairwise_sigmoid(
 
     Reference: Zhai et al. 2023, arXiv 2303.15343, algorithm 1.
     """
-    scores = scale * jnp.einsum("AE,BE->AB", rows, columns, precision=jax.lax.Precision.HIGHEST) + bias
+    scores = scale * _cosines(rows, columns) + bias
     losses = -jax.nn.log_sigmoid(jnp.where(positive, scores, -scores))
     return jnp.where(column_valid[None], losses, 0.0).sum(axis=1)
+
+
+def _cosines(rows: Float[Array, "A E"], columns: Float[Array, "B E"]) -> Float[Array, "A B"]:
+    return jnp.einsum(
+        "AE,BE->AB", rows, columns, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+    )
