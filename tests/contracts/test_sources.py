@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from input_pipeline.prepare import write_shards
+from input_pipeline.prepare.shards import write_shards
 from input_pipeline.sources.contract import Source
 from input_pipeline.sources.digits import Digits
 from input_pipeline.streams import FIT, Recipe, training_stream

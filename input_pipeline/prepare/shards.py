@@ -1,17 +1,14 @@
-"""How are data prepared before training?
+"""How is a procedural source written as webdataset tars?
 
     python -m input_pipeline.prepare shards --out=DIR --source=scenes --split=train --count=300 --per-shard=100
-    python -m input_pipeline.prepare tokenizer --out=DIR --shards='DIR/*.tar' --vocab-size=8192
 
-`shards` writes a procedural source as webdataset tars, laid out as img2dataset lays them out: a way to see the format
-that `Webdataset` reads. `tokenizer` trains a tokenizer on the texts of such tars.
+The layout is that of img2dataset, which `Webdataset` reads.
 """
 
 import argparse
 import io
 import json
 import os
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,22 +21,26 @@ from PIL import Image
 from input_pipeline.sources.annotations import format_annotations
 from input_pipeline.sources.contract import Source
 from input_pipeline.sources.digits import Digits
-from input_pipeline.sources.webdataset import Webdataset
-from input_pipeline.tokenizers import source_texts, train_tokenizer
-from mmfuse.types import AUDIO_RATE, ConfigError, DataError, Example, MmfuseError, Rejected
+from mmfuse.types import AUDIO_RATE, ConfigError, DataError, Example, Rejected
 
 IMAGE_FORMATS = ("jpg", "png", "webp")  # by turns
 SOURCES = ("scenes", "digits")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs one command; an error that a person can mend is one sentence on stderr and exit code 2."""
-    options = _parser().parse_args(arguments)
-    try:
-        print(options.run(options))
-    except MmfuseError as error:
-        print(f"prepare {options.command}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own flags."""
+    parser.add_argument("--out", required=True, help="folder for the tars")
+    parser.add_argument("--source", choices=SOURCES, default="scenes")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--count", type=int, default=300, help="number of records")
+    parser.add_argument("--per-shard", type=int, default=100, help="number of records in one tar")
+
+
+def run(options: argparse.Namespace) -> str:
+    """Writes the tars, and says which."""
+    source = _make_source(options.source, options.split)
+    shards = write_shards(source, options.out, count=options.count, per_shard=options.per_shard)
+    return f"wrote {len(shards)} tars, {shards[0]} … {shards[-1].name}"
 
 
 def write_shards(source: Source, folder: str | Path, *, count: int, per_shard: int) -> list[Path]:
@@ -105,45 +106,9 @@ def encode_flac(wave: Float32[np.ndarray, "f"]) -> bytes:
     return buffer.getvalue()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m input_pipeline.prepare", description="Prepare data.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    shards = commands.add_parser("shards", help="write a procedural source as webdataset tars")
-    shards.add_argument("--out", required=True, help="folder for the tars")
-    shards.add_argument("--source", choices=SOURCES, default="scenes")
-    shards.add_argument("--split", default="train")
-    shards.add_argument("--count", type=int, default=300, help="number of records")
-    shards.add_argument("--per-shard", type=int, default=100, help="number of records in one tar")
-    shards.set_defaults(run=_run_shards)
-    tokenizer = commands.add_parser("tokenizer", help="train a tokenizer on the texts of tars")
-    tokenizer.add_argument("--out", required=True, help="folder for the tokenizer")
-    tokenizer.add_argument("--shards", required=True, nargs="+", help="patterns of tars")
-    tokenizer.add_argument("--vocab-size", type=int, default=8192)
-    tokenizer.add_argument("--limit", type=int, default=100_000, help="the most records to learn from")
-    tokenizer.set_defaults(run=_run_tokenizer)
-    return parser
-
-
-def _run_shards(options: argparse.Namespace) -> str:
-    source = _make_source(options.source, options.split)
-    shards = write_shards(source, options.out, count=options.count, per_shard=options.per_shard)
-    return f"wrote {len(shards)} tars, {shards[0]} … {shards[-1].name}"
-
-
-def _run_tokenizer(options: argparse.Namespace) -> str:
-    texts = source_texts([Webdataset(options.shards, signals=())], options.limit)
-    tokenizer = train_tokenizer(texts, vocab_size=options.vocab_size)
-    tokenizer.save(options.out)
-    return f"wrote a tokenizer of {tokenizer.vocab_size} ids to {options.out}; sha256 {tokenizer.sha256}"
-
-
 def _make_source(name: str, split: str) -> Source:
     if name == "digits":
         return Digits(split)
     from input_pipeline.sources.scenes import Scenes
 
     return Scenes(split)
-
-
-if __name__ == "__main__":
-    main()

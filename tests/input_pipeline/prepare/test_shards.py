@@ -8,7 +8,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from input_pipeline.prepare import main, write_shards
+from input_pipeline.prepare.__main__ import main
+from input_pipeline.prepare.shards import write_shards
 from input_pipeline.sources.digits import Digits
 from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.tokenizers import Tokenizer, source_texts, train_tokenizer
