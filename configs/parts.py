@@ -62,6 +62,15 @@ def optimizer(learning_rate: float, *, warmup: int, **changes) -> dict:
     }
 
 
+def loader(**changes) -> dict:
+    """How records are read; all of it may change when a run goes on."""
+    return {
+        "workers": 1,  # threads; 0 reads between the steps
+        "rejected_share": 0.1,  # the run stops when more of a source's records cannot be used
+        **changes,
+    }
+
+
 def sharding() -> tuple:
     """Which mesh axes split which axes of a parameter, aligned at the right; scanned layers add an axis at the left."""
     return (

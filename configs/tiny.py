@@ -49,7 +49,7 @@ def get_config(tars: str = "") -> ConfigDict:
     config.train = {"steps": 200, "evaluate_every": 200}
     config.checkpoint = {"every": 10, "keep": 2}
     config.log_every = 10
-    config.loader = {"workers": 1}
+    config.loader = parts.loader()
     config.evaluators = _evaluators(pairs)
     return config.lock()
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Num
 
 from input_pipeline import texts
-from mmfuse.types import Batch, Signal, Text
+from mmfuse.types import Batch, Rejected, Signal, Text
 
 DTYPES = {"image": np.uint8, "audio": np.float32}
 CHANNELS = {"image": (3,), "audio": ()}
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     signals: Mapping[str, Fitted]
     sequences: Mapping[str, Sequence[texts.Encoded]]
     pieces: Mapping[str, Sequence[texts.Piece]]
-    rejected: str | None = None
+    rejected: Rejected | None = None
 
 
 class Loaded(NamedTuple):
@@ -46,11 +46,13 @@ class Loaded(NamedTuple):
       batch: the arrays.
       tally: `{source}/read`, `{source}/used` and `{source}/rejected/{reason}`, with read = used + Σ rejected.
       pieces: for each row, by role, the texts that were chosen.
+      rejected: what could not be used, with its source.
     """
 
     batch: Batch
     tally: Counter
     pieces: list[Mapping[str, Sequence[texts.Piece]]]
+    rejected: list[tuple[str, Rejected]]
 
 
 def collate(
@@ -79,7 +81,8 @@ def collate(
         origin,
     )
     pieces = [row.pieces for row in rows] + [{}] * (number - len(rows))
-    return Loaded(batch, _tally(rows), pieces)
+    rejected = [(row.source, row.rejected) for row in rows if row.rejected]
+    return Loaded(batch, _tally(rows), pieces, rejected)
 
 
 def _signal(name, shape, rows, number):
@@ -107,5 +110,5 @@ def _tally(rows):
     tally = Counter()
     for row in rows:
         tally[f"{row.source}/read"] += 1
-        tally[f"{row.source}/used" if row.rejected is None else f"{row.source}/rejected/{row.rejected}"] += 1
+        tally[f"{row.source}/rejected/{row.rejected.reason}" if row.rejected else f"{row.source}/used"] += 1
     return tally

@@ -66,7 +66,7 @@ class Recipe:
         source, number, index, example = record
         empty = Row(source, (number, index), 0, {}, {}, {})
         if isinstance(example, Rejected):
-            return empty._replace(rejected=example.reason)
+            return empty._replace(rejected=example)
         try:
             fitted = {
                 name: FIT[name](example.signals[name], shape)
@@ -79,7 +79,7 @@ class Recipe:
                 for role, chosen in pieces.items()
             }
         except BadRecord as bad:
-            return empty._replace(rejected=bad.reason)
+            return empty._replace(rejected=Rejected(bad.reason, example.key))
         concept = np.uint32(zlib.crc32(f"{source}/{example.concept}".encode(errors="replace"))).view(np.int32)
         return empty._replace(concept=int(concept), signals=fitted, sequences=sequences, pieces=pieces)
 

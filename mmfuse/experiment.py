@@ -198,8 +198,7 @@ class Experiment:
             step = compiling.result()
         rows = sum(stream.rows for stream in self.config.streams.values())
         run = Run(step, self.streams, self.measure, self.mesh, checkpointer, writer, self.flops, rows)
-        workers, log_every = self.config.loader.workers, self.config.log_every
-        train(run, state, tally, **self.config.train, log_every=log_every, workers=workers)
+        train(run, state, tally, **self.config.train, **self.config.loader, log_every=self.config.log_every)
 
     def _claim(self):
         sizes = {name: len(build.make_source(source, ())) for name, source in self.config.sources.items()}

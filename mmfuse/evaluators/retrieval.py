@@ -2,7 +2,8 @@
 
 Recall@K: the share of queries that have one of their counterparts among the K nearest candidates, both ways, between
 all listed pairs. Several captions of an image are all its counterparts; so is whatever has the same concept. Ranks are
-counted for a chunk of queries at a time: the full matrix is never in memory.
+counted for a chunk of queries at a time: the full matrix is never in memory. Where texts are in several languages,
+each language is also measured alone: its texts as queries, or as the only candidates.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.models.memory import present
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
+from mmfuse.types import Caption
 
 LABELS = {"caption": "text", "source": "description"}  # what the numbers call a role
 TIE = 1e-6  # cosines this close are equal: the same two vectors give 6e-8 more or less from chunk to chunk
@@ -49,6 +51,11 @@ def ranks(
 class _Found(NamedTuple):
     embeddings: Float[np.ndarray, "A E"]
     concept: Int[np.ndarray, "A"]
+    language: Shaped[np.ndarray, "A"]  # of texts; empty for signals
+
+    def only(self, language: str) -> "_Found":
+        """The texts of one language; signals as they are."""
+        return _Found(*(field[np.isin(self.language, ("", language))] for field in self))
 
 
 class Retrieval:
@@ -76,7 +83,7 @@ class Retrieval:
         self.sweep = Sweep(stream, embed, mesh, workers=workers)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Returns `{a}_to_{b}/recall_at_{k}`, `{a}_to_{b}/candidates`, and `rejected`, how many records were.
+        """Returns `{a}_to_{b}[/{language}]/recall_at_{k}`, `…/candidates`, and `rejected`, how many records were.
 
         Queries without a counterpart among the candidates are left out.
         """
@@ -84,7 +91,11 @@ class Retrieval:
         numbers = {}
         for pair in self.between:
             for a, b in (pair, pair[::-1]):
-                numbers |= self._measure(f"{LABELS.get(a, a)}_to_{LABELS.get(b, b)}", sides[a], sides[b])
+                label, texts = f"{LABELS.get(a, a)}_to_{LABELS.get(b, b)}", {*sides[a].language, *sides[b].language}
+                numbers |= self._measure(label, sides[a], sides[b])
+                languages = sorted(texts - {""})
+                for language in languages if len(languages) > 1 else ():
+                    numbers |= self._measure(f"{label}/{language}", sides[a].only(language), sides[b].only(language))
         return numbers | {"rejected": float(self.sweep.rejected)}
 
     def _collect(self, state) -> dict[str, _Found]:
@@ -92,7 +103,11 @@ class Retrieval:
         for loaded, out in self.sweep(state):
             for name, (embeddings, there) in out.items():
                 concept = np.repeat(loaded.batch.concept[:, None], there.shape[1], axis=1)
-                parts[name].append((embeddings[there], concept[there]))
+                language = np.full(there.shape, "", object)
+                for row, pieces in enumerate(loaded.pieces):
+                    spoken = [piece.language for piece in pieces.get(name, ()) if isinstance(piece, Caption)]
+                    language[row, : len(spoken)] = spoken
+                parts[name].append((embeddings[there], concept[there], language[there]))
         return {name: _Found(*map(np.concatenate, zip(*found))) for name, found in parts.items()}
 
     def _measure(self, label, queries, candidates):

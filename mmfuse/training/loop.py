@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from input_pipeline.collate import Loaded
 from input_pipeline.loader import load
+from input_pipeline.rejections import Rejections
 from mmfuse.objectives.cost import model_flops_utilization
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.metrics import MetricWriter, format_progress
@@ -63,6 +64,7 @@ def train(
     log_every: int,
     evaluate_every: int,
     workers: int,
+    rejected_share: float,
 ) -> tuple[TrainState, Counter]:
     """Trains from the state's step up to `steps`.
 
@@ -74,6 +76,7 @@ def train(
       log_every: steps between progress lines; every step is in `metrics.jsonl`.
       evaluate_every: steps between evaluations; the last step is always evaluated.
       workers: threads that prepare data.
+      rejected_share: the most of a source's records that may be rejected.
 
     Returns:
       The state after the last step and the tally.
@@ -81,16 +84,18 @@ def train(
     Raises:
       Stopped: a signal came, and the state has been saved.
       MmfuseError: too many updates in a row were not finite.
+      DataError: too many records of a source were rejected.
     """
     first = int(state.step)
     clock = _Clock(run, first, steps)
-    logged = None
+    logged, rejections = None, Rejections(rejected_share)
     with _StopSignals() as signals:
         for step, loaded in zip(
             range(first + 1, steps + 1), clock.wait(load(run.streams, range(first, steps), workers=workers))
         ):
             batches = {name: place(ready.batch, run.mesh) for name, ready in loaded.items()}
             tally = sum((ready.tally for ready in loaded.values()), tally)
+            rejections.check(loaded.values(), tally)
             state, metrics = run.step(state, batches)
             if logged is not None:
                 _log(run, clock, *logged, log_every)

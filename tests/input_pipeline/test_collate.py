@@ -5,7 +5,7 @@ import pytest
 
 from input_pipeline.collate import Fitted, Row, collate
 from input_pipeline.texts import Encoded, TextSpec
-from mmfuse.types import Caption
+from mmfuse.types import Caption, Rejected
 
 SIGNALS = {"image": (5, 3), "audio": (13,)}
 TEXT = {"caption": TextSpec("captions", 2, 7), "target": TextSpec("captions", 1, 11)}
@@ -30,7 +30,7 @@ def row(index, source="a", captions=2, **changes):
 
 
 def rejected(source, reason):
-    return Row(source, (3, 999), 0, {}, {}, {}, rejected=reason)
+    return Row(source, (3, 999), 0, {}, {}, {}, rejected=Rejected(reason, "key"))
 
 
 def arrays(batch):

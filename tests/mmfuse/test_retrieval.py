@@ -13,6 +13,7 @@ from mmfuse.evaluators.retrieval import Retrieval, ranks
 from mmfuse.models.memory import Memory
 from mmfuse.training.sharding import make_mesh
 from mmfuse.training.state import TrainState
+from mmfuse.types import Caption, Rejected
 
 WIDTH, CAPTIONS = 5, 2
 
@@ -94,15 +95,17 @@ CONCEPT = np.array([50, 51, 52, 53, 54, 50, 56, 57, 58, 59, 60, 61, 62], np.int3
 CAPTIONED = np.array([2, 2, 1, 2, 2, 1, 2, 0, 2, 2, 2, 2, 2])  # record 7 has none
 BLIND = 9  # has no image
 BAD = 4
+LANGUAGE = np.full((SIZE, CAPTIONS), "en")
 
 
 def row(index):
     if index == BAD:
-        return Row("test", (0, index), 0, {}, {}, {}, rejected="torn")
+        return Row("test", (0, index), 0, {}, {}, {}, rejected=Rejected("torn", str(index)))
     signals = {} if index == BLIND else {"image": Fitted(np.zeros((2, 3, 3), np.uint8), (2, 3))}
     sequence = Encoded(np.array([1, 2], np.int32), np.zeros(2, np.float32))
     captions = {"caption": [sequence] * CAPTIONED[index]}
-    return Row("test", (0, index), int(CONCEPT[index]), signals, captions, captions)
+    pieces = {"caption": [Caption("", str(LANGUAGE[index, c])) for c in range(CAPTIONED[index])]}
+    return Row("test", (0, index), int(CONCEPT[index]), signals, captions, pieces)
 
 
 def stream_of(rows):
@@ -125,10 +128,10 @@ def tables():
     return {"image": image, "caption": caption / np.linalg.norm(caption, axis=-1, keepdims=True)}
 
 
-def expected(tables, at=(1, 3, 5)):
-    """Recalls by a full sort over what is there."""
+def expected(tables, at=(1, 3, 5), languages=("en",)):
+    """Recalls by a full sort over what is there, of the texts of some languages."""
     images = [i for i in range(SIZE) if i not in (BAD, BLIND)]
-    texts = [(i, c) for i in range(SIZE) if i != BAD for c in range(CAPTIONED[i])]
+    texts = [(i, c) for i in range(SIZE) if i != BAD for c in range(CAPTIONED[i]) if LANGUAGE[i, c] in languages]
     sides = {
         "image": (np.array([tables["image"][i, 0] for i in images]), CONCEPT[images]),
         "text": (np.array([tables["caption"][i, c] for i, c in texts]), CONCEPT[[i for i, _ in texts]]),
@@ -137,7 +140,6 @@ def expected(tables, at=(1, 3, 5)):
     for a, b in (("image", "text"), ("text", "image")):
         (queries, asked), (candidates, given) = sides[a], sides[b]
         answerable = np.isin(asked, given)
-        assert not answerable.all()
         right = asked[answerable][:, None] == given[None]
         places = np.array(sorted_ranks(queries[answerable], candidates, right))
         numbers |= {f"{a}_to_{b}/recall_at_{k}": np.mean(places < k) for k in at}
@@ -150,6 +152,16 @@ def test_recall_both_ways(tables, rows, chunk, devices):
     found = evaluate(tables, rows, chunk, devices=devices)
     assert found == pytest.approx(expected(tables))
     assert 0 < found["image_to_text/recall_at_1"] < found["image_to_text/recall_at_5"]
+
+
+def test_each_language_alone(tables, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.LANGUAGE", np.random.default_rng(5).choice(["de", "en", "sw"], (SIZE, CAPTIONS)))
+    whole = expected(tables, languages=("de", "en", "sw"))
+    for language in ("de", "en", "sw"):
+        alone = expected(tables, languages=(language,))
+        del alone["rejected"]
+        whole |= {name.replace("/", f"/{language}/"): value for name, value in alone.items()}
+    assert evaluate(tables) == pytest.approx(whole)
 
 
 def test_a_perfect_model_finds_everything_at_once(tables):
