@@ -8,6 +8,7 @@ A run that was stopped goes on when the same command is given again. Exit codes:
 workdir that a person can mend, 75 stopped and ready to go on.
 """
 
+import argparse
 import gc
 import logging
 import os
@@ -21,6 +22,7 @@ from ml_collections import config_flags
 
 from mmfuse.experiment import Experiment
 from mmfuse.training.loop import Stopped
+from mmfuse.training.workdir import config_flags as recorded_flags
 from mmfuse.types import MmfuseError
 
 BAD_INPUT, STOPPED = 2, 75
@@ -34,8 +36,14 @@ flags.mark_flag_as_required("config")
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Flags, with a sentence where they are wrong."""
+    """Flags, with a sentence where they are wrong. Without a config, they go on from those of the workdir's run."""
     try:
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--config")
+        first.add_argument("--workdir")
+        given, _ = first.parse_known_args(arguments)
+        if given.workdir and not given.config:
+            arguments = [arguments[0], *recorded_flags(given.workdir), *arguments[1:]]
         return flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, MmfuseError) as error:
         print(f"Cannot read the flags: {str(error).strip()}", file=sys.stderr)

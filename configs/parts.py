@@ -71,6 +71,11 @@ def loader(**changes) -> dict:
     }
 
 
+def evaluation(**changes) -> dict:
+    """Of `--mode=evaluate`."""
+    return {"name": "", **changes}  # numbers go to summary-{name}.json, or to summary.json
+
+
 def sharding() -> tuple:
     """Which mesh axes split which axes of a parameter, aligned at the right; scanned layers add an axis at the left."""
     return (

@@ -51,6 +51,7 @@ def get_config(tars: str = "") -> ConfigDict:
     config.log_every = 10
     config.loader = parts.loader()
     config.evaluators = _evaluators(pairs)
+    config.eval = parts.evaluation()
     return config.lock()
 
 

@@ -145,12 +145,12 @@ class Experiment:
         return made
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """The numbers of all evaluators, by evaluator/number."""
-        return {
-            f"{name}/{number}": value
-            for name, evaluator in self.evaluators.items()
-            for number, value in evaluator(state).items()
-        }
+        """The numbers of all evaluators, by evaluator/number, and how many records could not be used by any of them."""
+        numbers, rejected = {}, set()
+        for name, evaluator in self.evaluators.items():
+            numbers |= {f"{name}/{number}": value for number, value in evaluator(state).items()}
+            rejected |= evaluator.sweep.rejected
+        return numbers | {"rejected/total": float(len(rejected))}
 
     # --- modes --------------------------------------------------------------------------------------------------------
 
@@ -167,20 +167,19 @@ class Experiment:
             writer.close()
             checkpointer.close()
         last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
-        self._summarize(json.loads(last))
+        self._summarize(json.loads(last), "")
         LOGGER.info("the run of %d steps in %s is complete", config.train.steps, self.workdir)
 
     def evaluate(self) -> None:
-        """Evaluates the newest checkpoint; writes `summary.json`.
+        """Evaluates the newest checkpoint; writes `summary.json`, or `summary-{name}.json` where it has a name.
 
         Raises:
-          CheckpointError: there is no run in the workdir.
+          CheckpointError: there is no run in the workdir, or one of another config.
         """
-        check_claimed(self.workdir)
-        self._claim()
+        check_claimed(self.workdir, self.config)
         checkpointer = Checkpointer(self.workdir / "checkpoints", **self.config.checkpoint)
         state, _ = checkpointer.restore(self.abstract_state)
-        self._summarize({"step": int(state.step), **self.measure(state)})
+        self._summarize({"step": int(state.step), **self.measure(state)}, self.config.eval.name)
         checkpointer.close()
 
     def describe(self) -> None:
@@ -217,10 +216,10 @@ class Experiment:
         state, position = checkpointer.restore(self.abstract_state, step)
         return state, Counter(position["tally"])
 
-    def _summarize(self, numbers: dict[str, float]) -> None:
-        text = json.dumps(numbers, indent=2)
-        (self.workdir / "summary.json").write_text(text + "\n")
-        LOGGER.info("%s\nwritten to %s", text, self.workdir / "summary.json")
+    def _summarize(self, numbers: dict[str, float], name: str) -> None:
+        text, path = json.dumps(numbers, indent=2), self.workdir / (f"summary-{name}.json" if name else "summary.json")
+        path.write_text(text + "\n")
+        LOGGER.info("%s\nwritten to %s", text, path)
 
 
 def _without_remat(config: ConfigDict) -> ConfigDict | None:

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.processes
 
 
 def command(workdir, *flags, config=SMALL):
-    return [sys.executable, "main.py", f"--config={config}", f"--workdir={workdir}", *flags]
+    named = [f"--config={config}"] if config else []
+    return [sys.executable, "main.py", *named, f"--workdir={workdir}", *flags]
 
 
 def start(workdir, *flags, config=SMALL):
@@ -148,6 +149,17 @@ def test_evaluate_gives_the_numbers_of_the_end(uninterrupted):
     (uninterrupted / "summary.json").unlink()
     finish(uninterrupted, "--mode=evaluate")
     assert json.loads((uninterrupted / "summary.json").read_text()) == before
+
+
+def test_evaluate_on_something_else_finds_the_config_in_the_workdir(uninterrupted):
+    before = (uninterrupted / "summary.json").read_bytes()
+    changes = "--config.eval.name=other", "--config.evaluators.vqa.stream.examples=5"
+    finish(uninterrupted, "--mode=evaluate", *changes, config=None)
+    other = json.loads((uninterrupted / "summary-other.json").read_text())
+    assert 0 < other["vqa/questions"] <= 10 < json.loads(before)["vqa/questions"]
+    assert (uninterrupted / "summary.json").read_bytes() == before
+    output = finish(uninterrupted, "--mode=evaluate", "--config.seed=3", config=None, code=2)
+    assert "seed: 0 there, 3 now" in output
 
 
 def test_eight_devices_take_over_from_one(tmp_path, uninterrupted):

@@ -49,7 +49,7 @@ class Answering:
                 for question, ids in zip(questions, answers):
                     asked[question.kind] += 1
                     right[question.kind] += self._read(ids) == _one_spaced(question.answer)
-        counts = {"questions": float(asked.total()), "rejected": float(self.sweep.rejected)}
+        counts = {"questions": float(asked.total()), "rejected": float(len(self.sweep.rejected))}
         if not asked:
             return counts
         numbers = {f"accuracy/{kind}": right[kind] / number for kind, number in sorted(asked.items())}

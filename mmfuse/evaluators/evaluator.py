@@ -20,13 +20,6 @@ from mmfuse.types import Batch
 
 
 @runtime_checkable
-class Evaluator(Protocol):
-    """The form that every evaluator has; a dict of numbers, by names that its own name is put before."""
-
-    def __call__(self, state: TrainState) -> dict[str, float]: ...
-
-
-@runtime_checkable
 class FiniteStream(Stream, Protocol):
     """A stream of so many batches."""
 
@@ -40,15 +33,27 @@ class Sweep:
         """Args: the stream; what to compute of a batch; the devices; threads that read ahead."""
         self.stream, self.sharding, self.workers = stream, batch_sharding(mesh), workers
         self.function = jax.jit(function, out_shardings=replicated(mesh))
-        self.rejected = 0
+        self.rejected: set[str] = set()
 
     def __call__(self, state: TrainState) -> Iterator[tuple[Loaded, Any]]:
-        """Yields each batch with what was computed of it, as numpy; `rejected` counts the records that were."""
-        self.rejected = 0
+        """Yields each batch with what was computed of it, as numpy; `rejected` has the keys of records that were."""
+        self.rejected = set()
         for ready in load({"stream": self.stream}, range(len(self.stream)), workers=self.workers):
             loaded = ready["stream"]
-            self.rejected += sum(count for name, count in loaded.tally.items() if "/rejected/" in name)
+            self.rejected |= {record.key for _, record in loaded.rejected}
             yield loaded, jax.tree.map(np.asarray, self.function(state, jax.tree.map(self._place, loaded.batch)))
 
     def _place(self, array):
         return jax.make_array_from_callback(array.shape, self.sharding, lambda index: array[index])
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """The form that every evaluator has; a dict of numbers, by names that its own name is put before.
+
+    `sweep` is what it goes over its stream with.
+    """
+
+    sweep: Sweep
+
+    def __call__(self, state: TrainState) -> dict[str, float]: ...

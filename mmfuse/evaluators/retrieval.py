@@ -96,7 +96,7 @@ class Retrieval:
                 languages = sorted(texts - {""})
                 for language in languages if len(languages) > 1 else ():
                     numbers |= self._measure(f"{label}/{language}", sides[a].only(language), sides[b].only(language))
-        return numbers | {"rejected": float(self.sweep.rejected)}
+        return numbers | {"rejected": float(len(self.sweep.rejected))}
 
     def _collect(self, state) -> dict[str, _Found]:
         parts = {name: [] for name in self.names}

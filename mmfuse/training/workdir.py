@@ -7,8 +7,9 @@ versions. Whoever comes back with another config is refused: the losses would no
 import json
 import platform
 import subprocess
+import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 # What may change between two starts of a run: it decides how fast steps come and what is kept, not what they are. On
 # another mesh sums are taken in another order: numbers then agree to rounding, and not to the last bit.
 FREE = ("loader", "log_every", "mesh", "checkpoint")
+# What may change for an evaluation: on what a run is measured does not change what it learned.
+MEASURED_ON = ("evaluators", "eval", "data.test")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -48,7 +51,7 @@ def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any]) -> N
     path = Path(workdir) / CONFIG
     wanted = json.loads(json.dumps({"config": config.to_dict(), "data": dict(data)}))
     if path.exists():
-        _compare(path, _fixed(json.loads(path.read_text())), _fixed(wanted))
+        _compare(path, _fixed(json.loads(path.read_text()), FREE), _fixed(wanted, FREE))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / PROVENANCE).write_text(json.dumps(provenance(), indent=2) + "\n")
@@ -57,10 +60,23 @@ def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any]) -> N
     fresh.replace(path)
 
 
-def check_claimed(workdir: str | Path) -> None:
-    """Raises CheckpointError where no run has begun."""
-    if not (Path(workdir) / CONFIG).exists():
+def check_claimed(workdir: str | Path, config: ConfigDict) -> None:
+    """Checks that a run of this config is there, whatever it is measured on.
+
+    Raises:
+      CheckpointError: no run has begun in this folder, or one of another config.
+    """
+    path = Path(workdir) / CONFIG
+    if not path.exists():
         raise CheckpointError(f"there is no run in {workdir}: train first, or name its folder with --workdir.")
+    saved, wanted = json.loads(path.read_text()), json.loads(json.dumps({"config": config.to_dict()}))
+    _compare(path, *(_fixed({"config": run["config"]}, FREE + MEASURED_ON) for run in (saved, wanted)))
+
+
+def config_flags(workdir: str | Path) -> list[str]:
+    """The flags that made the config of the run in this folder; none where there is no run."""
+    path = Path(workdir) / PROVENANCE
+    return json.loads(path.read_text())["flags"] if path.exists() else []
 
 
 def provenance() -> dict[str, Any]:
@@ -72,6 +88,7 @@ def provenance() -> dict[str, Any]:
 
     return {
         "git": git("rev-parse", "HEAD"),
+        "flags": [flag for flag in sys.argv[1:] if flag.startswith("--config")],
         "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -79,9 +96,10 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _fixed(written: Mapping[str, Any]) -> dict[str, Any]:
-    config = {name: value for name, value in written["config"].items() if name not in FREE}
-    return flatten({**config, "data": written["data"]})
+def _fixed(written: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:
+    """What must not change: all of the config but what is free, and the data under a name of its own."""
+    flat = flatten(written["config"]) | flatten(written.get("data", {}), "found.")
+    return {name: value for name, value in flat.items() if not f"{name}.".startswith(tuple(f"{at}." for at in free))}
 
 
 def _compare(path, saved, wanted):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from ml_collections import ConfigDict
 
-from mmfuse.training.workdir import CONFIG, PACKAGES, PROVENANCE, claim, flatten
+from mmfuse.training.workdir import CONFIG, PACKAGES, PROVENANCE, check_claimed, claim, config_flags, flatten
 from mmfuse.types import CheckpointError
 
 DATA = {"tokenizer": "a5", "records": {"scenes": 7, "digits": 5}}
@@ -19,6 +19,8 @@ def config(**changes):
         "sources": {"scenes": {"kind": "scenes"}},
         "loader": {"workers": 1},
         "log_every": 10,
+        "data": {"train": "a", "test": "b"},
+        "eval": {"name": ""},
     }
     made = ConfigDict(plain)
     made.update_from_flattened_dict(changes)
@@ -37,7 +39,7 @@ def test_what_is_written_down(tmp_path):
     written = json.loads((tmp_path / CONFIG).read_text())
     assert written["config"]["optimizer"]["learning_rate"] == 1e-3 and written["data"] == DATA
     origin = json.loads((tmp_path / PROVENANCE).read_text())
-    assert {"git", "changed", "python", "machine", *PACKAGES} == set(origin)
+    assert {"git", "flags", "changed", "python", "machine", *PACKAGES} == set(origin)
     assert origin["jax"][0].isdigit() and isinstance(origin["changed"], bool)
 
 
@@ -78,8 +80,8 @@ def test_a_field_that_came_or_went_is_refused(tmp_path, here, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({**DATA, "tokenizer": "b6"}, "data.tokenizer: a5 there, b6 now"),
-        ({**DATA, "records": {"scenes": 8, "digits": 5}}, "data.records.scenes: 7 there, 8 now"),
+        ({**DATA, "tokenizer": "b6"}, "found.tokenizer: a5 there, b6 now"),
+        ({**DATA, "records": {"scenes": 8, "digits": 5}}, "found.records.scenes: 7 there, 8 now"),
     ],
 )
 def test_other_data_are_refused(tmp_path, data, message):
@@ -91,6 +93,25 @@ def test_other_data_are_refused(tmp_path, data, message):
 def test_how_fast_steps_come_may_change(tmp_path):
     claim(tmp_path, config(), DATA)
     claim(tmp_path, config(**{"loader.workers": 3, "log_every": 1}), DATA)
+
+
+def test_an_evaluation_may_measure_on_other_data(tmp_path):
+    claim(tmp_path, config(), DATA)
+    check_claimed(tmp_path, config(**{"data.test": "c", "eval.name": "c"}))
+    with pytest.raises(CheckpointError, match="train: a there, c now"):
+        check_claimed(tmp_path, config(**{"data.train": "c"}))
+    with pytest.raises(CheckpointError, match="test: b there, c now"):  # training measures on it on the way
+        claim(tmp_path, config(**{"data.test": "c"}), DATA)
+    with pytest.raises(CheckpointError, match="there is no run"):
+        check_claimed(tmp_path / "none", config())
+
+
+def test_the_flags_that_made_a_run_are_found_again(tmp_path, monkeypatch):
+    flags = ["--config=configs/tiny.py", "--config.seed=3"]
+    monkeypatch.setattr("sys.argv", ["main.py", flags[0], "--workdir=somewhere", flags[1]])
+    claim(tmp_path, config(), DATA)
+    assert config_flags(tmp_path) == flags
+    assert config_flags(tmp_path / "none") == []
 
 
 def test_tuples_and_lists_are_the_same(tmp_path):
