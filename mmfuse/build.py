@@ -5,16 +5,20 @@ config and hands the parts that it makes to the parts that need them.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from input_pipeline.sources.arrow import Arrow
 from input_pipeline.sources.contract import Source
 from input_pipeline.sources.digits import Digits
+from input_pipeline.sources.jsonl import Jsonl
+from input_pipeline.sources.parquet import Parquet
 from input_pipeline.sources.scenes import Scenes
+from input_pipeline.sources.tfds import Tfds
 from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.streams import Recipe
 from input_pipeline.texts import TextSpec
@@ -43,7 +47,15 @@ from mmfuse.types import EOS, ConfigError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
-SOURCES = {"scenes": Scenes, "digits": Digits, "webdataset": Webdataset}
+SOURCES: dict[str, Callable[..., Source]] = {
+    "scenes": Scenes,
+    "digits": Digits,
+    "webdataset": Webdataset,
+    "jsonl": Jsonl,
+    "parquet": Parquet,
+    "arrow": Arrow,
+    "tfds": Tfds,
+}
 CONTRASTIVE_LOSSES = {"info_nce": softmax_loss, "sigmoid": sigmoid_loss}
 
 
@@ -193,7 +205,8 @@ def _single(config, widths, vocabulary, dtype, rngs):
 
 def make_source(config: ConfigDict, signals: Iterable[str]) -> Source:
     """A source that gives these signals and all its texts."""
-    arguments = {key: value for key, value in config.items() if key != "kind"}
+    plain = {key: dict(value) if isinstance(value, ConfigDict) else value for key, value in config.items()}
+    arguments = {key: value for key, value in plain.items() if key != "kind"}
     return lookup(SOURCES, config.kind, "source")(**arguments, signals=tuple(signals))
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,21 +61,27 @@ def write_shards(source: Source, folder: str | Path, *, count: int, per_shard: i
     shards = []
     for number, first in enumerate(range(0, count, per_shard)):
         shards.append(folder / f"{number:05d}.tar")
-        part = shards[-1].with_suffix(".part")
-        with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for row, index in enumerate(range(first, min(first + per_shard, count))):
-                example = source[index]
-                if not isinstance(example, Rejected):
-                    _add_record(tar, f"{number:05d}{row:04d}", example, IMAGE_FORMATS[index % len(IMAGE_FORMATS)])
-        os.replace(part, shards[-1])
+        write_tar(shards[-1], _files(source, range(first, min(first + per_shard, count)), number))
     return shards
 
 
-def _add_record(tar: tarfile.TarFile, key: str, example: Example, image_format: str) -> None:
-    for extension, data in _encode_files(key, example, image_format):
-        member = tarfile.TarInfo(f"{key}.{extension}")
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
+def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Writes (name, bytes) pairs as a tar, which has its name when it is whole."""
+    part = path.with_suffix(".part")
+    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    os.replace(part, path)
+
+
+def _files(source: Source, indices: range, shard: int) -> Iterator[tuple[str, bytes]]:
+    for row, index in enumerate(indices):
+        example, key = source[index], f"{shard:05d}{row:04d}"
+        if not isinstance(example, Rejected):
+            for extension, data in _encode_files(key, example, IMAGE_FORMATS[index % len(IMAGE_FORMATS)]):
+                yield f"{key}.{extension}", data
 
 
 def _encode_files(key: str, example: Example, image_format: str) -> Iterator[tuple[str, bytes]]:

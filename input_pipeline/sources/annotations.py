@@ -1,15 +1,17 @@
 """What do the texts of a record say: its captions, questions and description?
 
-A record's texts are a `txt` with one caption, a `json`, or both. Of the json these fields are read, all optional:
+A record's texts are a `txt` with one caption, a `json`, or both; or the cells of a row of a table. Of the json, or of
+the row, these fields are read, all optional:
 
-    caption       a caption, where there is no txt
+    caption       a caption or a list of them, where there is no txt
     captions      more captions: texts, or {"text": …, "language": …, "whole": …}; the first may be among them
     language      language code of the captions that do not name their own; "en" if absent
     question, answer    one question with its answer
     questions     more questions: {"question": …, "answer": …, "kind": …}
     description   a text that is an input, not a caption
+    concept       a text or whole number; records that share it show the same thing
 
-A blank caption is no caption. Everything else in the json is left alone.
+A blank caption is no caption. Every other field is left alone.
 """
 
 import json
@@ -28,24 +30,52 @@ class Annotations(NamedTuple):
     captions: tuple[Caption, ...] = ()
     questions: tuple[Question, ...] = ()
     description: str | None = None
+    concept: str | None = None
 
 
 def parse_annotations(txt: bytes | None, sidecar: bytes | None) -> Annotations:
     """Reads the texts of a record from its txt and its json.
 
     Raises:
-      BadRecord: "text is not UTF-8", "json does not parse", "json is not an object", "json field of a wrong type".
+      BadRecord: "text is not UTF-8", "json does not parse", "json is not an object", "field of a wrong type".
     """
-    fields = {} if sidecar is None else _parse_json(sidecar)
-    caption = _field(fields, "caption", str) if txt is None else _decode(txt)
+    fields = {} if sidecar is None else parse_json(sidecar)
+    return parse_fields(fields if txt is None else {**fields, "caption": _decode(txt)})
+
+
+def parse_fields(fields: Mapping[str, Any]) -> Annotations:
+    """Reads the texts of a record from the fields above.
+
+    Raises:
+      BadRecord: "field of a wrong type".
+    """
     language = _field(fields, "language", str) or "en"
+    first = _field(fields, "caption", str, list) or []
     captions = [_caption(entry, language) for entry in _field(fields, "captions", list) or []]
-    if caption is not None and caption not in [other.text for other in captions]:
-        captions.insert(0, Caption(caption, language))
+    known = [caption.text for caption in captions]
+    first = [_caption(entry, language) for entry in ([first] if isinstance(first, str) else first)]
+    captions = [caption for caption in first if caption.text not in known] + captions
     single = [fields] if fields.get("question") is not None else []
     questions = [_question(entry) for entry in [*single, *(_field(fields, "questions", list) or [])]]
     captions = [caption for caption in captions if caption.text.strip()]
-    return Annotations(tuple(captions), tuple(questions), _field(fields, "description", str))
+    concept = _field(fields, "concept", str, int)
+    description = _field(fields, "description", str)
+    return Annotations(tuple(captions), tuple(questions), description, None if concept is None else str(concept))
+
+
+def parse_json(text: bytes) -> dict[str, Any]:
+    """Reads one json object.
+
+    Raises:
+      BadRecord: "text is not UTF-8", "json does not parse", "json is not an object".
+    """
+    try:
+        fields = json.loads(_decode(text))
+    except (ValueError, RecursionError):
+        raise BadRecord("json does not parse") from None
+    if not isinstance(fields, dict):
+        raise BadRecord("json is not an object")
+    return fields
 
 
 def format_annotations(example: Example) -> dict[str, Any]:
@@ -54,6 +84,7 @@ def format_annotations(example: Example) -> dict[str, Any]:
         "captions": [{"text": text, "language": code, "whole": whole} for text, code, whole, _ in example.captions],
         "questions": [{"question": text, "answer": to, "kind": kind} for text, to, kind, _ in example.questions],
         "description": example.description,
+        "concept": example.concept,
     }
 
 
@@ -64,28 +95,18 @@ def _decode(text: bytes) -> str:
         raise BadRecord("text is not UTF-8") from None
 
 
-def _parse_json(text: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(_decode(text))
-    except (ValueError, RecursionError):
-        raise BadRecord("json does not parse") from None
-    if not isinstance(fields, dict):
-        raise BadRecord("json is not an object")
-    return fields
-
-
-def _field(fields: Mapping[str, Any], name: str, kind: type) -> Any:
+def _field(fields: Mapping[str, Any], name: str, *kinds: type) -> Any:
     """The field, or None where it is absent or null."""
     value = fields.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise BadRecord("json field of a wrong type")
+    if value is not None and not isinstance(value, kinds):
+        raise BadRecord("field of a wrong type")
     return value
 
 
 def _required(fields: Any, name: str) -> str:
-    text = _field(fields, name, str) if isinstance(fields, dict) else None
+    text = _field(fields, name, str) if isinstance(fields, Mapping) else None
     if text is None:
-        raise BadRecord("json field of a wrong type")
+        raise BadRecord("field of a wrong type")
     return text
 
 

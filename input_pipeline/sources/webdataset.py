@@ -103,7 +103,7 @@ class Webdataset:
         return int(self._ends[-1])
 
     def __getitem__(self, index: SupportsIndex) -> Example | Rejected:
-        """Returns record `index`: its encoded signals and its texts. Key and concept are "tar:key"."""
+        """Returns record `index`: its encoded signals and its texts. Key, and concept if not given, are "tar:key"."""
         index = operator.index(index)
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
@@ -122,9 +122,9 @@ class Webdataset:
         signals = {modality: _read_file(shard, row, modality) for modality in self._signals}
         signals = {modality: data for modality, data in signals.items() if data is not None}
         texts = parse_annotations(_read_file(shard, row, "txt"), _read_file(shard, row, "json"))
-        if not signals and not any(texts):
+        if not signals and not any(texts[:3]):
             raise BadRecord("empty record")
-        return Example(key, key, signals, texts.captions, texts.questions, texts.description)
+        return Example(key, texts.concept or key, signals, texts.captions, texts.questions, texts.description)
 
 
 def index_shard(path: str) -> Shard:

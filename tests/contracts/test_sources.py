@@ -1,24 +1,35 @@
 """Does every source keep the contract of `sources/contract.py`? A new source joins by one row of `ARGUMENTS`."""
 
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from input_pipeline.prepare.shards import write_shards
+from input_pipeline.prepare.tfds import write_tfds
 from input_pipeline.sources.contract import Source
 from input_pipeline.sources.digits import Digits
+from input_pipeline.sources.scenes import Scenes
+from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.streams import FIT, Recipe, training_stream
 from input_pipeline.texts import TextSpec
 from mmfuse.build import SOURCES
 from mmfuse.types import Caption, Example, Question, Rejected
 
-# How a small one of each kind is made; {tars} is a folder of tars with 11 records, of which the last is damaged.
+# How a small one of each kind is made; {tars} is a folder of tars with 11 records, of which the last is damaged;
+# {tables} is one with 11 rows in each format, of which the last asks a question without an answer.
 ARGUMENTS = {
     "scenes": {"split": "test", "size": 23},
     "digits": {"split": "validation"},
     "webdataset": {"shards": "{tars}/*.tar"},
+    "tfds": {"name": "scenes", "folder": "{tars}/tfds", "split": "test"},
+    "jsonl": {"files": "{tables}/rows.jsonl"},
+    "parquet": {"files": "{tables}/rows.parquet"},
+    "arrow": {"folder": "{tables}"},
 }
 SAMPLE = 11
 
@@ -29,14 +40,33 @@ def tars(tmp_path_factory):
     for shard in write_shards(Digits("train"), folder, count=11, per_shard=4):
         damaged = shard.read_bytes().replace(b'"captions": [', b'"captions": {')
     shard.write_bytes(damaged)
+    write_tfds("scenes", {"test": (Scenes("test"), 13)}, folder / "tfds")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(tars, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    examples = [Webdataset(f"{tars}/*.tar")[number % 8] for number in range(11)]
+    for number, example in enumerate(examples):
+        (folder / f"{number}.png").write_bytes(example.signals["image"])
+    captions = [[caption.text for caption in example.captions] for example in examples]
+    rows = [{"image": f"{number}.png", "caption": texts, "question": None} for number, texts in enumerate(captions)]
+    rows[-1]["question"] = "which?"
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, folder / "rows.parquet", row_group_size=3)
+    with pa.ipc.new_stream(str(folder / "rows.arrow"), table.schema) as stream:
+        stream.write_table(table, max_chunksize=3)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "rows.arrow"}]}')
     return folder
 
 
 @pytest.fixture(params=sorted(SOURCES))
-def make(request, tars):
+def make(request, tars, tables):
     """Makes a source of one kind that gives these signals."""
     arguments = {
-        key: value.format(tars=tars) if isinstance(value, str) else value
+        key: value.format(tars=tars, tables=tables) if isinstance(value, str) else value
         for key, value in ARGUMENTS[request.param].items()
     }
     return lambda *signals: SOURCES[request.param](**arguments, signals=signals)

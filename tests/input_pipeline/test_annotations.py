@@ -27,6 +27,16 @@ def test_more_captions_follow_and_the_first_is_not_doubled():
     assert parse(b"trois", captions=more).captions == expected
 
 
+def test_a_caption_may_be_a_list():
+    assert parse(caption=["one", "two"], language="de").captions == (Caption("one", "de"), Caption("two", "de"))
+    assert parse(caption=["one", "two"], captions=["two", "three"]).captions == tuple(
+        map(Caption, ("one", "two", "three"))
+    )
+    assert parse(b"txt", caption=["one", "two"]).captions == (Caption("txt"),)
+    with pytest.raises(BadRecord, match="field of a wrong type"):
+        parse(caption=["one", 2])
+
+
 @pytest.mark.parametrize("blank", ["", " \n", "\u3000"])
 def test_a_blank_caption_is_none(blank):
     assert parse(blank.encode(), captions=[blank, "one"]).captions == (Caption("one"),)
@@ -50,8 +60,8 @@ def test_fields_of_img2dataset_say_nothing_more():
         "width": 3,
         "exif": "{}",
     }
-    assert parse(**fields) == ((), (), None)
-    assert parse() == ((), (), None)
+    assert parse(**fields) == ((), (), None, None)
+    assert parse() == ((), (), None, None)
 
 
 @pytest.mark.parametrize(
@@ -62,20 +72,28 @@ def test_fields_of_img2dataset_say_nothing_more():
         (b"[" * 100_000, "json does not parse"),
         (b'{"caption": ' + b"9" * 5000 + b"}", "json does not parse"),
         (b"[]", "json is not an object"),
-        (b'{"caption": 5}', "json field of a wrong type"),
-        (b'{"captions": "one"}', "json field of a wrong type"),
-        (b'{"captions": [5]}', "json field of a wrong type"),
-        (b'{"captions": [{"language": "de"}]}', "json field of a wrong type"),
-        (b'{"captions": [{"text": "a", "whole": 1}]}', "json field of a wrong type"),
-        (b'{"question": "is it?"}', "json field of a wrong type"),
-        (b'{"questions": [null]}', "json field of a wrong type"),
-        (b'{"description": ["a"]}', "json field of a wrong type"),
+        (b'{"caption": 5}', "field of a wrong type"),
+        (b'{"captions": "one"}', "field of a wrong type"),
+        (b'{"captions": [5]}', "field of a wrong type"),
+        (b'{"captions": [{"language": "de"}]}', "field of a wrong type"),
+        (b'{"captions": [{"text": "a", "whole": 1}]}', "field of a wrong type"),
+        (b'{"question": "is it?"}', "field of a wrong type"),
+        (b'{"questions": [null]}', "field of a wrong type"),
+        (b'{"description": ["a"]}', "field of a wrong type"),
     ],
 )
 def test_what_cannot_be_read_has_a_reason(sidecar, reason):
     with pytest.raises(BadRecord) as bad:
         parse_annotations(None, sidecar)
     assert bad.value.reason == reason
+
+
+def test_a_concept_is_a_text_or_a_number():
+    assert parse(concept="1F600").concept == "1F600"
+    assert parse(concept=0).concept == "0"
+    assert parse(caption="a").concept is None
+    with pytest.raises(BadRecord, match="field of a wrong type"):
+        parse(concept=["a"])
 
 
 def test_txt_that_is_not_utf8():
@@ -87,4 +105,4 @@ def test_format_then_parse_gives_the_texts_again():
     captions = (Caption("ein", "de"), Caption("one <&\0", "en", False), Caption("ein", "nl"))
     example = Example("k", "c", {}, captions, (Question("q?", "a", "kind"),), "a description")
     sidecar = json.dumps(format_annotations(example)).encode()
-    assert parse_annotations(b"ein", sidecar) == (captions, example.questions, "a description")
+    assert parse_annotations(b"ein", sidecar) == (captions, example.questions, "a description", "c")

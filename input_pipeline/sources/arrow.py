@@ -1,0 +1,165 @@
+"""How are records read from a folder that Hugging Face's `Dataset.save_to_disk` wrote?
+
+    state.json           names the files, in their order
+    data-….arrow         tables in the IPC stream format: a row is one record, its columns the fields of `rows.py`
+
+The files are mapped into memory: a row costs the reading of its own bytes. Paths start from the folder. The library
+`datasets` is not needed; its features (class names, decoding) are not read, and of a DatasetDict one split is named.
+"""
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+
+import numpy as np
+from jaxtyping import Int64
+
+from input_pipeline.sources.rows import (
+    SIGNALS,
+    choose_columns,
+    file_state,
+    find_columns,
+    locate,
+    read_record,
+    require_unchanged,
+)
+from input_pipeline.transforms import BadRecord
+from mmfuse.types import DataError, Example, Rejected
+
+if TYPE_CHECKING:  # few runs need pyarrow: it is imported where it is used
+    import pyarrow as pa
+
+MAX_OPEN_FILES = 128
+END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream; without it the file may lack its last batches
+
+logger = logging.getLogger(__name__)
+
+
+class Table(NamedTuple):
+    """One file of the folder.
+
+    Attributes:
+      state: size and modification time of the file when the source was made.
+      columns: field → column, of those that the file has.
+    """
+
+    path: str
+    state: tuple[int, int]
+    columns: dict[str, str]
+    rows: int
+
+
+class Batches(NamedTuple):
+    """The record batches of one file, in mapped memory; `ends` is where the rows of each end."""
+
+    batches: "list[pa.RecordBatch]"
+    ends: Int64[np.ndarray, "b"]
+
+
+class Arrow:
+    """A source of the rows of a saved Hugging Face data set.
+
+    Arguments:
+      folder: what `save_to_disk` wrote; of a DatasetDict the folder of one split.
+      signals: the modalities to read, of those that there are: "image" and "audio". Others are not read from disk.
+      columns: field → its column, where that has another name, such as {"image": "img", "caption": "text"}.
+
+    Raises:
+      DataError: no such folder, files that are cut or missing, no rows, or a field or column that there is not.
+    """
+
+    def __init__(self, folder: str, *, signals: Sequence[str] = SIGNALS, columns: Mapping[str, str] | None = None):
+        self._folder = os.path.expanduser(folder)
+        self._signals = [signal for signal in SIGNALS if signal in signals]
+        chosen = choose_columns(columns, signals)
+        self._tables = [index_table(path, chosen) for path in list_files(self._folder)]
+        self._ends = np.cumsum([table.rows for table in self._tables], dtype=np.int64)
+        if not self._tables or not len(self):
+            raise DataError(f"no rows in {folder} (files: {len(self._tables)}).")
+        logger.info("%d records in %d files", len(self), len(self._tables))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: SupportsIndex) -> Example | Rejected:
+        """Returns row `index`. Its key is "file:row", rows counted from 0."""
+        number, row = locate(index, self._ends)
+        table = self._tables[number]
+        return read_record(
+            lambda: _read_cells(table, row),
+            key=f"{table.path}:{row}",
+            signals=self._signals,
+            folder=self._folder,
+        )
+
+
+def list_files(folder: str) -> list[str]:
+    """Returns the data files of a folder, in the order of its rows.
+
+    Raises:
+      DataError: the folder is of something else, or its rows were selected or shuffled by an index file.
+    """
+    if os.path.exists(os.path.join(folder, "dataset_dict.json")):
+        raise DataError(f"{folder} is a DatasetDict: name the folder of one split, such as {folder}/train.")
+    try:
+        with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
+            state = json.load(file)
+        names = [os.fspath(entry["filename"]) for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{folder} is no folder that save_to_disk wrote: state.json cannot be read ({error})."
+        ) from None
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise DataError(f"{folder} has an index of its rows: load it, call flatten_indices(), and save it again.")
+    for name in names:
+        if os.path.basename(name) != name:
+            raise DataError(f"{folder}/state.json names {name!r}, which is not a file of that folder.")
+    return [os.path.join(folder, name) for name in names]
+
+
+def index_table(path: str, columns: Mapping[str, str]) -> Table:
+    """Maps one file and counts its rows.
+
+    Raises:
+      DataError: the file is missing, cut or no Arrow stream, or it lacks a column.
+    """
+    import pyarrow as pa
+
+    try:
+        state = file_state(os.stat(path))
+        opened = _open_table(path, state)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as an Arrow stream: {error}. Copy the folder again.") from None
+    if not opened.batches:
+        return Table(path, state, {}, 0)
+    names = opened.batches[0].schema.names
+    return Table(path, state, find_columns(columns, names, path), int(opened.ends[-1]))
+
+
+@functools.lru_cache(maxsize=MAX_OPEN_FILES)
+def _open_table(path: str, state: tuple[int, int]) -> Batches:
+    import pyarrow as pa
+
+    with open(path, "rb") as file:
+        file.seek(-min(len(END), state[0]), os.SEEK_END)
+        if file.read() != END:
+            raise pa.ArrowInvalid("the mark at its end is missing")
+    batches = list(pa.ipc.open_stream(pa.memory_map(path)))
+    return Batches(batches, np.cumsum([batch.num_rows for batch in batches], dtype=np.int64))
+
+
+def _read_cells(table: Table, row: int) -> dict[str, Any]:
+    import pyarrow as pa
+
+    require_unchanged(table.path, table.state)  # to read beyond the end of mapped memory kills the process
+    try:
+        opened = _open_table(table.path, table.state)
+        number, row = locate(row, opened.ends)
+        cells = opened.batches[number].slice(row, 1).select(list(table.columns.values()))
+        cells.validate(full=True)  # offsets of a damaged file would lead anywhere in the memory
+        return {field: cells[column][0].as_py() for field, column in table.columns.items()}
+    except (OSError, ValueError, pa.ArrowException):
+        raise BadRecord("damaged arrow") from None

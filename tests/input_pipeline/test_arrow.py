@@ -1,0 +1,133 @@
+"""Are the rows of a saved Hugging Face data set read as they were written?"""
+
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from input_pipeline.sources.arrow import Arrow
+from mmfuse.types import Caption, DataError, Example, Rejected
+
+SCHEMA = pa.schema(
+    {
+        "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+        "caption": pa.list_(pa.string()),
+        "label": pa.int64(),
+    }
+)
+
+
+def image(number):
+    return np.random.default_rng(number).bytes(101 + number)
+
+
+def write(folder, *shards, batch=3, **state):
+    """A folder as `save_to_disk` of datasets 5.2.0 writes it, with the numbers of each file in `shards`."""
+    folder.mkdir()
+    names = [f"data-{shard:05d}-of-{len(shards):05d}.arrow" for shard in range(len(shards))]
+    for name, numbers in zip(names, shards):
+        rows = [
+            {
+                "image": {"bytes": image(number), "path": None},
+                "caption": [f"number {number}", "b"],
+                "label": number % 5,
+            }
+            for number in numbers
+        ]
+        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as stream:
+            for start in range(0, len(rows), batch):
+                stream.write_batch(pa.RecordBatch.from_pylist(rows[start : start + batch], SCHEMA))
+    written = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "0", "_split": None} | state
+    (folder / "state.json").write_text(json.dumps(written))
+    (folder / "dataset_info.json").write_text("{}")
+    return str(folder)
+
+
+def example(key, number):
+    captions = (Caption(f"number {number}"), Caption("b"))
+    return Example(key, str(number % 5), {"image": image(number)}, captions)
+
+
+def test_every_row_in_any_order(tmp_path):
+    folder = write(tmp_path / "set", range(7), [], range(7, 12))
+    source = Arrow(folder, columns={"concept": "label"})
+    expected = [example(f"{folder}/data-00000-of-00003.arrow:{row}", row) for row in range(7)]
+    expected += [example(f"{folder}/data-00002-of-00003.arrow:{row}", 7 + row) for row in range(5)]
+    assert len(source) == 12
+    order = np.random.default_rng(0).permutation(12)
+    assert [source[index] for index in order] == [expected[index] for index in order]
+    assert Arrow(folder, signals=())[11].signals == {}
+
+
+def test_paths_start_from_the_folder(tmp_path):
+    folder = tmp_path / "set"
+    write(folder, [0])
+    rows = pa.RecordBatch.from_pylist([{"image": {"path": "a.jpg"}}, {"image": {"path": "/a.jpg"}}], SCHEMA)
+    with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as stream:
+        stream.write_batch(rows)
+    (folder / "a.jpg").write_bytes(b"image")
+    source = Arrow(str(folder))
+    assert source[0].signals == {"image": b"image"}
+    assert source[1].reason == "unsafe path"
+
+
+def test_offsets_that_lead_astray_are_not_followed(tmp_path):
+    folder = write(tmp_path / "set", range(4))
+    path = tmp_path / "set" / "data-00000-of-00001.arrow"
+    content = path.read_bytes()
+    ends = np.cumsum([101, 102, 103], dtype=np.int32)  # of the images of the first batch
+    assert content.count(ends.tobytes()) == 1
+    path.write_bytes(content.replace(ends.tobytes(), np.array([101, 203, 2**31 - 1], np.int32).tobytes()))
+    source = Arrow(folder, columns={"concept": "label"})
+    assert [source[row] for row in range(3)] == [Rejected("damaged arrow", f"{path}:{row}") for row in range(3)]
+    assert source[3] == example(f"{path}:3", 3)
+
+
+def test_a_file_that_changed_is_not_touched(tmp_path):
+    source = Arrow(write(tmp_path / "set", range(3)))
+    path = tmp_path / "set" / "data-00000-of-00001.arrow"
+    os.truncate(path, 0)  # to read it would end the process
+    assert source[1] == Rejected("file changed since it was indexed", f"{path}:1")
+    path.unlink()
+    assert source[1] == Rejected("file cannot be read", f"{path}:1")
+
+
+@pytest.mark.parametrize("lost", [1, 8, 9, "batch", "all"])
+def test_a_truncated_file_is_named(tmp_path, lost):
+    folder = write(tmp_path / "set", range(6))
+    path = tmp_path / "set" / "data-00000-of-00001.arrow"
+    content = path.read_bytes()
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        stream.read_next_batch()
+        first = file.tell()
+    path.write_bytes(content[: {"batch": first, "all": 0}.get(lost) if isinstance(lost, str) else -lost])
+    with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow cannot be read as an Arrow stream"):
+        Arrow(folder)
+
+
+def test_folders_of_something_else(tmp_path):
+    (tmp_path / "dict").mkdir()
+    (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(DataError, match=r"is a DatasetDict.*dict/train"):
+        Arrow(str(tmp_path / "dict"))
+    with pytest.raises(DataError, match="is no folder that save_to_disk wrote"):
+        Arrow(str(tmp_path))
+    for content in ("{", "[]", "{}", '{"_data_files": [5]}', '{"_data_files": [{"filename": 5}]}'):
+        (tmp_path / "state.json").write_text(content)
+        with pytest.raises(DataError, match="is no folder that save_to_disk wrote"):
+            Arrow(str(tmp_path))
+
+
+def test_what_cannot_be_a_source(tmp_path):
+    with pytest.raises(DataError, match=r"has an index of its rows.*flatten_indices"):
+        Arrow(write(tmp_path / "indexed", range(3), _indices_data_files=[{"filename": "indices.arrow"}]))
+    with pytest.raises(DataError, match=r"names '\.\./x\.arrow'"):
+        Arrow(write(tmp_path / "outside", range(3), _data_files=[{"filename": "../x.arrow"}]))
+    with pytest.raises(DataError, match=r"x\.arrow cannot be read"):
+        Arrow(write(tmp_path / "missing", range(3), _data_files=[{"filename": "x.arrow"}]))
+    with pytest.raises(DataError, match="no rows"):
+        Arrow(write(tmp_path / "empty", []))
+    with pytest.raises(DataError, match="did you mean 'label'"):
+        Arrow(write(tmp_path / "columns", range(3)), columns={"concept": "labels"})
