@@ -8,10 +8,18 @@ A command is a module of this folder with `add_arguments(parser)` and `run(optio
 import argparse
 import sys
 
-from input_pipeline.prepare import shards, tokenizer
+from input_pipeline.prepare import emoji, filter, shards, stats, tfds, tokenizer, verify
 from mmfuse.types import MmfuseError
 
-COMMANDS = {"shards": shards, "tokenizer": tokenizer}
+COMMANDS = {
+    "emoji": emoji,
+    "filter": filter,
+    "shards": shards,
+    "stats": stats,
+    "tfds": tfds,
+    "tokenizer": tokenizer,
+    "verify": verify,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
