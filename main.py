@@ -8,7 +8,6 @@ A run that was stopped goes on when the same command is given again. Exit codes:
 workdir that a person can mend, 75 stopped and ready to go on.
 """
 
-import argparse
 import gc
 import logging
 import os
@@ -20,9 +19,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from mmfuse.budget import fit_to_minutes
 from mmfuse.experiment import Experiment
+from mmfuse.survey import fit_to_data
 from mmfuse.training.loop import Stopped
-from mmfuse.training.workdir import config_flags as recorded_flags
+from mmfuse.training.workdir import saved_config, with_config
 from mmfuse.types import MmfuseError
 
 BAD_INPUT, STOPPED = 2, 75
@@ -36,15 +37,9 @@ flags.mark_flag_as_required("config")
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Flags, with a sentence where they are wrong. Without a config, they go on from those of the workdir's run."""
+    """Flags, with a sentence where they are wrong."""
     try:
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--config")
-        first.add_argument("--workdir")
-        given, _ = first.parse_known_args(arguments)
-        if given.workdir and not given.config:
-            arguments = [arguments[0], *recorded_flags(given.workdir), *arguments[1:]]
-        return flags.FLAGS(arguments)
+        return flags.FLAGS(with_config(arguments))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, MmfuseError) as error:
         print(f"Cannot read the flags: {str(error).strip()}", file=sys.stderr)
         sys.exit(BAD_INPUT)
@@ -60,7 +55,11 @@ def main(_: list[str]) -> None:
     if DEVICES.value:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
     try:
-        MODES[MODE.value](Experiment(CONFIG.value, WORKDIR.value))
+        saved = saved_config(WORKDIR.value)
+        config = fit_to_data(CONFIG.value, saved)
+        if MODE.value == "train":
+            config = fit_to_minutes(config, saved, WORKDIR.value)
+        MODES[MODE.value](Experiment(config, WORKDIR.value))
     except MmfuseError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)

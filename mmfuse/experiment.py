@@ -197,7 +197,8 @@ class Experiment:
             step = compiling.result()
         rows = sum(stream.rows for stream in self.config.streams.values())
         run = Run(step, self.streams, self.measure, self.mesh, checkpointer, writer, self.flops, rows)
-        train(run, state, tally, **self.config.train, **self.config.loader, log_every=self.config.log_every)
+        often = {"evaluate_every": self.config.train.evaluate_every, "log_every": self.config.log_every}
+        train(run, state, tally, steps=self.config.train.steps, **often, **self.config.loader)
 
     def _claim(self):
         sizes = {name: len(build.make_source(source, ())) for name, source in self.config.sources.items()}

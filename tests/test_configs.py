@@ -13,11 +13,16 @@ import pytest
 from mmfuse.experiment import Experiment
 
 GOLDEN = Path(__file__).parent / "golden"
-CONFIGS = ("tiny", "tiny:shards/train-{000..003}.tar")
+CONFIGS = {  # by the names of their golden files
+    "tiny": "tiny",
+    "tiny_tars": "tiny:shards/train-{000..003}.tar",
+    "own_data_small": "own_data:small",
+    "own_data_base": "own_data:base",
+}
 
 
 def resolve(name):
-    module, _, argument = name.partition(":")
+    module, _, argument = CONFIGS[name].partition(":")
     get_config = importlib.import_module(f"configs.{module}").get_config
     return get_config(argument) if argument else get_config()
 
@@ -26,18 +31,14 @@ def render(name) -> str:
     return json.dumps(resolve(name).to_dict(), indent=1, ensure_ascii=False) + "\n"
 
 
-def golden_file(name) -> Path:
-    return GOLDEN / f"{name.partition(':')[0]}{'_tars' if ':' in name else ''}.json"
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_is_its_golden_rendering(name):
-    assert render(name) == golden_file(name).read_text()
+    assert render(name) == (GOLDEN / f"{name}.json").read_text()
 
 
 def test_every_config_is_tested():
     files = {path.stem for path in (GOLDEN.parent.parent / "configs").glob("*.py")} - {"__init__", "parts"}
-    assert files == {name.partition(":")[0] for name in CONFIGS}
+    assert files == {config.partition(":")[0] for config in CONFIGS.values()}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -60,4 +61,4 @@ def test_a_config_is_locked():
 
 if __name__ == "__main__":
     for config_name in CONFIGS:
-        golden_file(config_name).write_text(render(config_name))
+        (GOLDEN / f"{config_name}.json").write_text(render(config_name))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from input_pipeline.prepare.shards import write_shards
+from input_pipeline.sources.scenes import Scenes
 from tests.conftest import CACHE
 
 ROOT = Path(__file__).parent.parent
@@ -153,10 +155,11 @@ def test_evaluate_gives_the_numbers_of_the_end(uninterrupted):
 
 def test_evaluate_on_something_else_finds_the_config_in_the_workdir(uninterrupted):
     before = (uninterrupted / "summary.json").read_bytes()
-    changes = "--config.eval.name=other", "--config.evaluators.vqa.stream.examples=5"
+    changes = "--config.eval.name=other", "--config.evaluators.retrieval.stream.examples=5"
     finish(uninterrupted, "--mode=evaluate", *changes, config=None)
     other = json.loads((uninterrupted / "summary-other.json").read_text())
-    assert 0 < other["vqa/questions"] <= 10 < json.loads(before)["vqa/questions"]
+    assert other["retrieval/text_to_image/candidates"] == 5
+    assert json.loads(before)["retrieval/text_to_image/candidates"] == 24
     assert (uninterrupted / "summary.json").read_bytes() == before
     output = finish(uninterrupted, "--mode=evaluate", "--config.seed=3", config=None, code=2)
     assert "seed: 0 there, 3 now" in output
@@ -225,6 +228,30 @@ def test_shards_that_are_not_there_are_refused(tmp_path):
     output = finish(tmp_path / "refused", config=f"{SMALL}:{tmp_path}/none-*.tar", code=2)
     assert "none-*.tar" in output
     assert not (tmp_path / "refused").exists()
+
+
+def test_own_data_by_minutes(tmp_path):
+    for split in ("train", "test"):
+        write_shards(Scenes(split), tmp_path / split, count=20, per_shard=10)
+    flags = [f"--config.data.{split}={tmp_path}/{split}/*.tar" for split in ("train", "test")]
+    config, workdir = "tests/small_own_data.py", tmp_path / "run"
+    process = start(workdir, *flags, "--config.train.minutes=5", config=config)
+    wait_for_step(process, workdir, 3)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    assert "30 steps in 5 minutes" in output and process.returncode == 75
+    output = finish(workdir, *flags, "--config.train.minutes=5", config=config)
+    assert "going on from step" in output and "steps in 5 minutes" not in output
+    assert len(metrics(workdir)) == 30
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["retrieval/audio_to_text/candidates"] > 20 == summary["retrieval/text_to_audio/candidates"]
+
+    for tar in (tmp_path / "train").glob("*.tar"):
+        tar.unlink()  # a finished run is evaluated without them
+    other = tmp_path / "test" / "00001.tar"
+    finish(workdir, "--mode=evaluate", f"--config.data.test={other}", "--config.eval.name=other", config=None)
+    numbers = json.loads((workdir / "summary-other.json").read_text())
+    assert numbers["retrieval/text_to_image/candidates"] == 10 and numbers["rejected/total"] == 0
 
 
 def test_a_persons_own_tars_are_part_of_the_mixture(tmp_path):

@@ -4,6 +4,7 @@ Before its first step a run writes down what it is: the resolved config, the dat
 versions. Whoever comes back with another config is refused: the losses would no longer be those of one run.
 """
 
+import argparse
 import json
 import platform
 import subprocess
@@ -73,10 +74,21 @@ def check_claimed(workdir: str | Path, config: ConfigDict) -> None:
     _compare(path, *(_fixed({"config": run["config"]}, FREE + MEASURED_ON) for run in (saved, wanted)))
 
 
-def config_flags(workdir: str | Path) -> list[str]:
-    """The flags that made the config of the run in this folder; none where there is no run."""
-    path = Path(workdir) / PROVENANCE
-    return json.loads(path.read_text())["flags"] if path.exists() else []
+def saved_config(workdir: str | Path) -> dict[str, Any]:
+    """The config of the run in this folder, tuples as lists; empty where there is no run."""
+    path = Path(workdir) / CONFIG
+    return json.loads(path.read_text())["config"] if path.exists() else {}
+
+
+def with_config(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments; where they name no config, with the flags that made that of the workdir's run."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--workdir")
+    given, _ = parser.parse_known_args(arguments)
+    path = Path(given.workdir or "") / PROVENANCE
+    recorded = json.loads(path.read_text())["flags"] if not given.config and path.exists() else []
+    return [arguments[0], *recorded, *arguments[1:]]
 
 
 def provenance() -> dict[str, Any]:

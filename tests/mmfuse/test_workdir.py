@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from ml_collections import ConfigDict
 
-from mmfuse.training.workdir import CONFIG, PACKAGES, PROVENANCE, check_claimed, claim, config_flags, flatten
+from mmfuse.training.workdir import CONFIG, PACKAGES, PROVENANCE, check_claimed, claim, flatten, with_config
 from mmfuse.types import CheckpointError
 
 DATA = {"tokenizer": "a5", "records": {"scenes": 7, "digits": 5}}
@@ -110,8 +110,11 @@ def test_the_flags_that_made_a_run_are_found_again(tmp_path, monkeypatch):
     flags = ["--config=configs/tiny.py", "--config.seed=3"]
     monkeypatch.setattr("sys.argv", ["main.py", flags[0], "--workdir=somewhere", flags[1]])
     claim(tmp_path, config(), DATA)
-    assert config_flags(tmp_path) == flags
-    assert config_flags(tmp_path / "none") == []
+    changes = ["--config.eval.name=new", "--mode=evaluate"]
+    for workdir in ([f"--workdir={tmp_path}"], ["--workdir", str(tmp_path)]):
+        assert with_config(["main.py", *workdir, *changes]) == ["main.py", *flags, *workdir, *changes]
+    for whole in (["main.py", "--config=a", *workdir], ["main.py", *changes], ["main.py", "--workdir=/none", *changes]):
+        assert with_config(whole) == whole
 
 
 def test_tuples_and_lists_are_the_same(tmp_path):

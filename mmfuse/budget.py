@@ -1,0 +1,83 @@
+"""How many steps fit into the minutes that a person has?
+
+The pace is measured once, on the run's own step and data, and the number of steps is written down with the config: a
+run that goes on reads it, since the learning rate's schedule depends on it. The minutes hold what is spent from the
+start of this measurement to the last step; evaluation comes on top.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from input_pipeline.loader import load
+from mmfuse.experiment import Experiment
+from mmfuse.training.sharding import place
+from mmfuse.types import ConfigError
+
+LOGGER = logging.getLogger(__name__)
+WARM, TIMED = 2, 20  # steps
+SHARE = 0.05  # of the minutes, for measuring
+
+
+def fit_to_minutes(config: ConfigDict, saved: Mapping[str, Any], workdir: str | Path) -> ConfigDict:
+    """Sets the steps of a config with `train.minutes`, at most `train.steps`, and a warm-up of a tenth at most.
+
+    Args:
+      config: resolved.
+      saved: the config that the workdir's run began with, whose steps stand; empty where none has begun.
+      workdir: of the run; nothing is written there.
+
+    Raises:
+      ConfigError: the minutes are over before the first step.
+    """
+    minutes = config.train.get("minutes")
+    if not minutes:
+        return config
+    steps = saved["train"]["steps"] if saved else _affordable(config, workdir, 60 * minutes)
+    fitted = config.copy_and_resolve_references()
+    fitted.train.steps = steps
+    fitted.optimizer.warmup = min(config.optimizer.warmup, steps // 10)
+    return fitted
+
+
+def _affordable(config, workdir, seconds) -> int:
+    start = time.perf_counter()
+    pace, compiling = measure_pace(Experiment(config, workdir), SHARE * seconds)
+    # the step is compiled again, for its own number of steps
+    left = seconds - (time.perf_counter() - start) - compiling
+    steps = int(multihost_utils.broadcast_one_to_all(np.int32(min(config.train.steps, left // pace))))
+    if steps < 1:
+        raise ConfigError(
+            f"train.minutes={seconds / 60:g} are over before the first step: one takes {pace:.2f} s, and compiling "
+            f"{compiling:.0f} s. Write more minutes."
+        )
+    LOGGER.info("%.3f s a step: %d steps in %g minutes", pace, steps, seconds / 60)
+    return steps
+
+
+def measure_pace(experiment: Experiment, seconds: float) -> tuple[float, float]:
+    """Seconds of one step, waiting for data included, and of compiling it. Nothing is kept of these steps.
+
+    Args:
+      experiment: the run.
+      seconds: when they are over no further step is begun.
+    """
+    start = time.perf_counter()
+    step = experiment.traced_step.lower().compile()
+    compiling = time.perf_counter() - start
+    state, workers = experiment.maker.create(experiment.config.seed), experiment.config.loader.workers
+    for number, loaded in enumerate(load(experiment.streams, range(WARM + TIMED), workers=workers)):
+        if number == WARM:
+            start = time.perf_counter()
+        state, _ = step(state, {name: place(ready.batch, experiment.mesh) for name, ready in loaded.items()})
+        jax.block_until_ready(state)
+        if number >= WARM and time.perf_counter() - start > seconds:
+            break
+    return (time.perf_counter() - start) / (number + 1 - WARM), compiling

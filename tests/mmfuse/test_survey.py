@@ -1,0 +1,81 @@
+"""A config for anyone's data keeps what the data have, and nothing that needs what they do not have."""
+
+import jax
+import pytest
+
+from configs import own_data, tiny
+from mmfuse.experiment import Experiment
+from mmfuse.survey import fit_to_data, keep, survey
+from mmfuse.types import Caption, ConfigError, DataError, Example, Question, Rejected
+
+IMAGE, AUDIO, CAPTIONS = ("image", "audio", "captions")
+
+
+class Listed(list):
+    """A source of these records."""
+
+
+def test_what_some_record_has_is_found():
+    seen = Example("a", "a", {"image": b""}, captions=(Caption("part", whole=False),))
+    asked = Example("b", "b", {}, questions=(Question("q", "a", "k"),))
+    assert survey([Listed([Rejected("torn", "x"), seen]), Listed([asked])], 5) == {"image", "captions", "questions"}
+
+
+def test_the_sample_is_spread_over_the_source():
+    records = [Example(str(i), "", {"image": b""} if i < 90 else {"audio": b""}) for i in range(100)]
+    assert survey([Listed(records)], 10) == {"image", "audio"}
+    assert survey([Listed(records)], 1) == {"image"}
+
+
+def test_records_of_which_none_can_be_used():
+    with pytest.raises(DataError, match="shard:7: torn"):
+        survey([Listed([Rejected("torn", "shard:7")] * 3)], 2)
+
+
+def test_without_sound():
+    kept = keep(own_data.get_config("small"), (IMAGE, CAPTIONS))
+    assert set(kept.model.towers) == {"image", "text"} and kept.model.single.memories == ("image",)
+    assert kept.objectives.contrastive.between == kept.evaluators.retrieval.between == (("image", "caption"),)
+    assert set(kept.streams.pairs.signals) == set(kept.evaluators.retrieval.stream.signals) == {"image"}
+    assert set(kept.streams.pairs.objectives) == {"contrastive", "captioning"}
+
+
+def test_without_words():
+    kept = keep(own_data.get_config("small"), (IMAGE, AUDIO))
+    assert set(kept.model.towers) == {"image", "audio"} and "single" not in kept.model
+    assert kept.objectives.contrastive.between == kept.evaluators.retrieval.between == (("image", "audio"),)
+    assert set(kept.streams.pairs.objectives) == set(kept.objectives) == {"contrastive"}
+    assert len(kept.streams.pairs.text) == len(kept.evaluators.retrieval.stream.text) == 0
+
+
+def test_with_everything_nothing_changes():
+    config = own_data.get_config("small")
+    kept = keep(config, (IMAGE, AUDIO, CAPTIONS))
+    assert kept.survey.found == (IMAGE, AUDIO, CAPTIONS)
+    with kept.unlocked():
+        kept.survey.found = ()
+    assert kept.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("found", [(IMAGE, CAPTIONS), (IMAGE, AUDIO), (AUDIO, CAPTIONS)])
+def test_what_is_kept_can_be_built(found, tmp_path):
+    config = keep(own_data.get_config("small"), found)
+    parameters = Experiment(config, tmp_path).abstract_state.trainable
+    assert len(parameters["towers"]) == 2 and jax.tree.leaves(parameters)
+
+
+@pytest.mark.parametrize("found", [(IMAGE,), (CAPTIONS,), ("questions",)])
+def test_one_modality_alone_is_refused(found):
+    with pytest.raises(ConfigError, match="no second modality"):
+        keep(own_data.get_config("small"), found)
+
+
+def test_a_run_that_goes_on_keeps_what_was_found():
+    config = own_data.get_config("small")  # names no data at all
+    kept = fit_to_data(config, {"survey": {"found": [AUDIO, CAPTIONS]}})
+    assert set(kept.model.towers) == {"audio", "text"}
+
+
+def test_other_configs_mean_what_they_say():
+    config = tiny.get_config()
+    assert fit_to_data(config, {}) is config

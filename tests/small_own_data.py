@@ -1,0 +1,20 @@
+"""`configs/own_data.py`, made so small that a real run of it is a test."""
+
+from configs import own_data
+
+
+def get_config():
+    """Every part of it, each as small as it can be."""
+    config = own_data.get_config("small")
+    config.tokenizer.update(vocabulary=300, examples=20)
+    for tower in (*config.model.towers.values(), config.model.single):
+        tower.update(width=16, depth=1, heads=2, key_heads=1, mlp=24)
+    config.model.towers.image.patch = (16, 16)
+    config.model.towers.audio.patch = (40, 32)
+    config.model.dual.embedding = 8
+    config.streams.pairs.rows = 8
+    config.train.update(steps=30, evaluate_every=30)
+    config.checkpoint.every = 10
+    config.optimizer.warmup = 2
+    config.evaluators.retrieval.stream.rows = 16
+    return config
