@@ -39,7 +39,8 @@ flags.mark_flag_as_required("config")
 def parse(arguments: list[str]) -> list[str]:
     """Flags, with a sentence where they are wrong."""
     try:
-        return flags.FLAGS(with_config(arguments))
+        sys.argv = with_config(arguments)  # ml_collections looks there for the changes to a config
+        return flags.FLAGS(sys.argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, MmfuseError) as error:
         print(f"Cannot read the flags: {str(error).strip()}", file=sys.stderr)
         sys.exit(BAD_INPUT)
