@@ -11,8 +11,12 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Small programs run as fast with less optimisation, and compile in about half the time.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+# Small programs run as fast with less optimisation, and compile in about half the time. Eight devices on a busy machine
+# may wait for one another longer than the 40 s after which the process is ended.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 CACHE = Path(os.environ.get("MMFUSE_TEST_CACHE", Path(__file__).parent.parent / ".cache" / "xla"))
 
 jax.config.update("jax_num_cpu_devices", 8)
