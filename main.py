@@ -58,7 +58,7 @@ def main(_: list[str]) -> None:
     try:
         saved = saved_config(WORKDIR.value)
         config = fit_to_data(CONFIG.value, saved)
-        if MODE.value == "train":
+        if saved or MODE.value == "train":
             config = fit_to_minutes(config, saved, WORKDIR.value)
         MODES[MODE.value](Experiment(config, WORKDIR.value))
     except MmfuseError as error:

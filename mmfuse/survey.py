@@ -55,7 +55,7 @@ def fit_to_data(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     """
     if "survey" not in config:
         return config
-    if saved:
+    if "survey" in saved:
         return keep(config, saved["survey"]["found"])
     signals = sorted({signal for stream in config.streams.values() for signal in stream.signals})
     sources = [build.make_source(source, signals) for source in config.sources.values()]

@@ -15,6 +15,6 @@ def get_config():
     config.streams.pairs.rows = 8
     config.train.update(steps=30, evaluate_every=30)
     config.checkpoint.every = 10
-    config.optimizer.warmup = 2
+    config.optimizer.warmup = 4  # more than a tenth of the steps: a run by minutes has 3
     config.evaluators.retrieval.stream.rows = 16
     return config

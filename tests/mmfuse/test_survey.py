@@ -76,6 +76,12 @@ def test_a_run_that_goes_on_keeps_what_was_found():
     assert set(kept.model.towers) == {"audio", "text"}
 
 
+def test_the_run_of_another_config_has_found_nothing():
+    config = own_data.get_config("small")
+    with pytest.raises(DataError, match="no file"):  # looks at the data; the folder is refused when it is claimed
+        fit_to_data(config, tiny.get_config().to_dict())
+
+
 def test_other_configs_mean_what_they_say():
     config = tiny.get_config()
     assert fit_to_data(config, {}) is config
