@@ -18,7 +18,7 @@ import tokenizers
 from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from input_pipeline.sources.contract import Source
+from input_pipeline.sources.contract import Source, spread
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.text import clean_text, is_unicode
 from mmfuse.types import BOS, EOS, PAD, ConfigError, DataError, Rejected
@@ -105,9 +105,7 @@ def source_texts(sources: Iterable[Source], limit: int) -> Iterator[str]:
     over: the stream counts them.
     """
     for source in sources:
-        count = min(limit, len(source))
-        for number in range(count):
-            example = source[number * len(source) // count]
+        for example in spread(source, limit):
             if isinstance(example, Rejected):
                 continue
             yield from _clean(caption.text for caption in example.captions)

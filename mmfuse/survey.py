@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from input_pipeline.sources.contract import Source
+from input_pipeline.sources.contract import Source, spread
 from input_pipeline.texts import TAKES
 from mmfuse import build
 from mmfuse.types import ConfigError, DataError, Rejected
@@ -31,9 +31,7 @@ def survey(sources: Iterable[Source], records: int) -> frozenset[str]:
     """
     found, reasons = set(), set()
     for source in sources:
-        count = min(records, len(source))
-        for number in range(count):
-            record = source[number * len(source) // count]
+        for record in spread(source, records):
             if isinstance(record, Rejected):
                 reasons.add(f"{record.key}: {record.reason}")
                 continue

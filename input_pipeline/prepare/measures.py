@@ -12,7 +12,7 @@ import soundfile
 from PIL import Image
 
 from input_pipeline.transforms import BadRecord
-from input_pipeline.transforms.image import FORMATS, MAX_PIXELS, ORIENTATION, decode_image
+from input_pipeline.transforms.image import ORIENTATION, decode_image, open_image
 
 LYING = (5, 6, 7, 8)  # EXIF orientations whose height is the stored width
 HASH_SIDE = 8
@@ -29,7 +29,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     Raises:
       BadRecord: "not JPEG, PNG or WEBP", "too many pixels" or "damaged image".
     """
-    image = _open_image(data)
+    image = open_image(data)
     try:
         lying = image.getexif().get(ORIENTATION) in LYING
     except Exception:  # damaged EXIF data: an image without them, as `decode_image` has it
@@ -47,7 +47,7 @@ def difference_hash(data: bytes) -> int:
     Raises:
       BadRecord: "not JPEG, PNG or WEBP", "too many pixels" or "damaged image".
     """
-    image = _open_image(data)
+    image = open_image(data)
     size = (HASH_SIDE + 1, HASH_SIDE)
     try:
         if image.format == "JPEG":
@@ -71,17 +71,3 @@ def audio_seconds(data: bytes) -> float:
             return file.frames / file.samplerate
     except soundfile.SoundFileError:
         raise BadRecord("damaged audio") from None
-
-
-def _open_image(data: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadRecord("too many pixels") from None
-    except Image.UnidentifiedImageError:
-        raise BadRecord("not JPEG, PNG or WEBP") from None
-    except Exception:
-        raise BadRecord("damaged image") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise BadRecord("too many pixels")
-    return image

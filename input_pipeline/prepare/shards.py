@@ -21,16 +21,17 @@ from PIL import Image
 from input_pipeline.sources.annotations import format_annotations
 from input_pipeline.sources.contract import Source
 from input_pipeline.sources.digits import Digits
+from input_pipeline.sources.scenes import Scenes
 from mmfuse.types import AUDIO_RATE, ConfigError, DataError, Example, Rejected
 
 IMAGE_FORMATS = ("jpg", "png", "webp")  # by turns
-SOURCES = ("scenes", "digits")
+SOURCES = {"scenes": Scenes, "digits": Digits}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own flags."""
     parser.add_argument("--out", required=True, help="folder for the tars")
-    parser.add_argument("--source", choices=SOURCES, default="scenes")
+    parser.add_argument("--source", choices=tuple(SOURCES), default="scenes")
     parser.add_argument("--split", default="train")
     parser.add_argument("--count", type=int, default=300, help="number of records")
     parser.add_argument("--per-shard", type=int, default=100, help="number of records in one tar")
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> str:
     """Writes the tars, and says which."""
-    source = _make_source(options.source, options.split)
+    source = SOURCES[options.source](options.split)
     shards = write_shards(source, options.out, count=options.count, per_shard=options.per_shard)
     return f"wrote {len(shards)} tars, {shards[0]} … {shards[-1].name}"
 
@@ -110,11 +111,3 @@ def encode_flac(wave: Float32[np.ndarray, "f"]) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, AUDIO_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
-
-
-def _make_source(name: str, split: str) -> Source:
-    if name == "digits":
-        return Digits(split)
-    from input_pipeline.sources.scenes import Scenes
-
-    return Scenes(split)

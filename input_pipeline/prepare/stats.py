@@ -18,7 +18,7 @@ import numpy as np
 
 from input_pipeline.prepare.measures import audio_seconds, difference_hash, hash64, image_size
 from input_pipeline.prepare.table import format_table
-from input_pipeline.sources.contract import Source
+from input_pipeline.sources.contract import Source, spread
 from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.tokenizers import Tokenizer
 from input_pipeline.transforms import BadRecord
@@ -61,11 +61,10 @@ def measure_source(source: Source, limit: int | None = None, tokenizer: Tokenize
       duplicates: images whose bytes, or whose difference hash, an earlier image has; captions that are an earlier one.
       repeated_captions: the most frequent ones as [number, text].
     """
-    number = len(source) if limit is None else min(limit, len(source))
     rejected: Counter[str] = Counter()
-    tally = _Tally(tokenizer)
-    for step in range(number):
-        example = source[step * len(source) // number]
+    tally, number = _Tally(tokenizer), 0
+    for example in spread(source, len(source) if limit is None else limit):
+        number += 1
         try:
             if isinstance(example, Rejected):
                 raise BadRecord(example.reason)

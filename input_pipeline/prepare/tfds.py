@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.prepare.shards import encode_flac, encode_image
+from input_pipeline.prepare.shards import SOURCES, encode_flac, encode_image
 from input_pipeline.sources.annotations import format_annotations
 from input_pipeline.sources.digits import Digits
 from input_pipeline.sources.scenes import Scenes
 from mmfuse.types import ConfigError, DataError, Example
 
-SOURCES = {"scenes": Scenes, "digits": Digits}
 RELEASE = "1.0.0"
 
 
@@ -100,7 +99,7 @@ def _features(example: Example):
 
 
 def _encode(example: Example) -> dict[str, Any]:
-    record = {"concept": example.concept, **format_annotations(example)}
+    record = format_annotations(example)
     if example.description is None:
         del record["description"]
     if "image" in example.signals:

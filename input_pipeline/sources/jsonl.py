@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from input_pipeline.sources.annotations import parse_json
+from input_pipeline.sources.files import SIGNALS, file_state, locate
 from input_pipeline.sources.patterns import expand_patterns
-from input_pipeline.sources.rows import SIGNALS, choose_columns, file_state, locate, read_record
+from input_pipeline.sources.rows import choose_columns, read_record
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
 

@@ -25,16 +25,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
+from input_pipeline.sources.files import SIGNALS, file_state, locate
 from input_pipeline.sources.patterns import expand_patterns
-from input_pipeline.sources.rows import (
-    SIGNALS,
-    choose_columns,
-    file_state,
-    find_columns,
-    locate,
-    read_record,
-    require_unchanged,
-)
+from input_pipeline.sources.rows import choose_columns, find_columns, read_record, require_unchanged
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
 

@@ -12,17 +12,13 @@ leads out of the folder.
 
 import difflib
 import errno
-import operator
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex
-
-import numpy as np
-from jaxtyping import Int64
+from typing import Any
 
 from input_pipeline.sources.annotations import parse_fields
-from input_pipeline.sources.webdataset import MAX_FILE_BYTES, SIGNALS
+from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, file_state
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
 
@@ -39,9 +35,7 @@ def choose_columns(columns: Mapping[str, str] | None, signals: Sequence[str]) ->
     columns = columns or {}
     for field in columns:
         if field not in FIELDS:
-            raise DataError(
-                f"columns: there is no field {field!r}{_nearest(field, FIELDS)} There are: {_list(FIELDS)}."
-            )
+            raise DataError(f"columns: there is no field {field!r}{nearest(field, FIELDS)} There are: {_list(FIELDS)}.")
     return {field: columns.get(field, field) for field in FIELDS if field in signals or field not in SIGNALS}
 
 
@@ -54,7 +48,7 @@ def find_columns(columns: Mapping[str, str], names: Sequence[str], path: str) ->
     for field, column in columns.items():
         if field != column and column not in names:
             raise DataError(
-                f"{path} has no column {column!r} for {field!r}{_nearest(column, names)} It has: {_list(names)}."
+                f"{path} has no column {column!r} for {field!r}{nearest(column, names)} It has: {_list(names)}."
             )
         if names.count(column) > 1:
             raise DataError(f"{path} has {names.count(column)} columns of the name {column!r}: rename them.")
@@ -63,19 +57,6 @@ def find_columns(columns: Mapping[str, str], names: Sequence[str], path: str) ->
         wanted = _list(columns)
         raise DataError(f"{path} has no column for any of {wanted}. It has: {_list(names)}. Name them in `columns`.")
     return found
-
-
-def locate(index: SupportsIndex, ends: Int64[np.ndarray, "n"]) -> tuple[int, int]:
-    """Returns (part, row in it) of row `index` in parts whose rows end at `ends`.
-
-    Raises:
-      IndexError: there is no such row.
-    """
-    index = operator.index(index)
-    if not 0 <= index < ends[-1]:
-        raise IndexError(f"record {index} of {ends[-1]}")
-    part = int(np.searchsorted(ends, index, side="right"))
-    return part, index - (int(ends[part - 1]) if part else 0)
 
 
 def read_record(
@@ -124,11 +105,6 @@ def read_file(folder: str, name: str) -> bytes:
         raise BadRecord(reason or "file cannot be read") from None
 
 
-def file_state(status: os.stat_result) -> tuple[int, int]:
-    """Size and modification time: what tells that a file is not the one that was indexed."""
-    return status.st_size, status.st_mtime_ns
-
-
 def require_unchanged(path: str, state: tuple[int, int]) -> None:
     """Raises BadRecord: "file cannot be read" or "file changed since it was indexed"."""
     try:
@@ -168,7 +144,8 @@ def _read_cell(cell: Any, folder: str) -> bytes | None:
     return cell
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """How a sentence goes on that says that there is no such name."""
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else "."
 

@@ -7,7 +7,6 @@ features that somebody wants are parsed; images and sound stay encoded, and `tra
 Preparing sets is another matter, see `docs/tfds.md`. The library is imported when a source is made: 1.2 s.
 """
 
-import difflib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
-from input_pipeline.sources.rows import SIGNALS, choose_columns, find_columns, locate, read_record
+from input_pipeline.sources.files import SIGNALS, locate
+from input_pipeline.sources.rows import choose_columns, find_columns, nearest, read_record
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
 
@@ -125,7 +125,7 @@ def find_prepared(name: str, folder: Path) -> Path:
     }
     if not fits:
         known = [f"{other}:{path.name}" for path, other in found.items()]
-        hint = _hint(name, [*found.values(), *known])
+        hint = nearest(name, [*found.values(), *known])
         raise DataError(f"{folder} holds no prepared data set '{name}'{hint} There are: {', '.join(known) or 'none'}.")
     if len(set(fits.values())) > 1:
         raise DataError(
@@ -233,8 +233,3 @@ def _plain(value: Any, label_names: tuple[str, ...] | None) -> Any:
     if label_names is not None and value is not None:
         return label_names[value] if value >= 0 else None  # −1 is a label that is not known
     return value
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else "."

@@ -13,7 +13,6 @@ written beside it. Images and audio stay encoded: `transforms/` decodes them.
 
 import functools
 import logging
-import operator
 import os
 import re
 import weakref
@@ -26,13 +25,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from input_pipeline.sources.annotations import parse_annotations
+from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, file_state, locate
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.tar_scan import TarScan, scan_tar
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
 
-FILES = ("image", "audio", "txt", "json")  # what a record can have, a column each of a shard's tables
-SIGNALS = FILES[:2]
+FILES = (*SIGNALS, "txt", "json")  # what a record can have, a column each of a shard's tables
 EXTENSIONS = {
     **dict.fromkeys(("jpg", "jpeg", "png", "webp"), "image"),
     **dict.fromkeys(("wav", "flac", "ogg"), "audio"),
@@ -41,7 +40,6 @@ EXTENSIONS = {
 }
 NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 
-MAX_FILE_BYTES = 1 << 28  # of one file of a record: a size that lies must not fill the memory
 MAX_OPEN_TARS = 128
 # For disks that take their time. More only fight for the interpreter: from a cached file 2, 4 and 8 threads read
 # 162, 106 and 82 thousand headers a second.
@@ -104,12 +102,8 @@ class Webdataset:
 
     def __getitem__(self, index: SupportsIndex) -> Example | Rejected:
         """Returns record `index`: its encoded signals and its texts. Key, and concept if not given, are "tar:key"."""
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        number = int(np.searchsorted(self._ends, index, side="right"))
+        number, row = locate(index, self._ends)
         shard = self._shards[number]
-        row = index - int(self._ends[number] - len(shard.key_ends))
         key = f"{shard.path}:{shard.key(row)}"
         try:
             return self._read_example(shard, row, key)
@@ -132,7 +126,7 @@ def index_shard(path: str) -> Shard:
 
     When the mark at the end of a tar is missing nobody can know whether its last record is whole: it counts as cut.
     """
-    state = _state(os.stat(path))
+    state = file_state(os.stat(path))
     scan = scan_tar(path)
     rows: dict[str, int] = {}
     offset, size = [], []
@@ -183,17 +177,13 @@ def _broken(path: str, scan: TarScan, rows: dict[str, int]) -> dict[int, str]:
     return {rows[key]: reason} if key in rows else {}
 
 
-def _state(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
-
-
 class _OpenTar:
     """A descriptor that is closed when its last reader lets go of it: no thread can lose it to another's eviction."""
 
     def __init__(self, path: str, state: tuple[int, int]):
         self.descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.descriptor)
-        if _state(os.fstat(self.descriptor)) != state:
+        if file_state(os.fstat(self.descriptor)) != state:
             raise BadRecord("tar changed since it was indexed")
 
 

@@ -38,9 +38,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarr
     Raises:
       BadRecord: "not JPEG, PNG or WEBP", "too many pixels" (as the header says, before decoding), "damaged image".
     """
-    image = _open_image(data)
-    if image.width * image.height > max_pixels:
-        raise BadRecord("too many pixels")
+    image = open_image(data, max_pixels=max_pixels)
     try:
         orientation = _orientation(image)
         pixels = _to_rgb(image)
@@ -58,15 +56,23 @@ def resize_image(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> 
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
 
 
-def _open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads the header of an image.
+
+    Raises:
+      BadRecord: "not JPEG, PNG or WEBP", "too many pixels", "damaged image".
+    """
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadRecord("too many pixels") from None
     except Image.UnidentifiedImageError:
         raise BadRecord("not JPEG, PNG or WEBP") from None
     except Exception:  # see decode_image
         raise BadRecord("damaged image") from None
+    if image.width * image.height > max_pixels:
+        raise BadRecord("too many pixels")
+    return image
 
 
 def _orientation(image: Image.Image) -> int:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from input_pipeline.sources import rows
-from input_pipeline.sources.rows import choose_columns, find_columns, locate, read_file, read_record, read_row
+from input_pipeline.sources.files import locate
+from input_pipeline.sources.rows import choose_columns, find_columns, read_file, read_record, read_row
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import Caption, DataError, Example, Question, Rejected
 

@@ -1,0 +1,29 @@
+"""What do sources that lie in files have in common?"""
+
+import operator
+import os
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Int64
+
+SIGNALS = ("image", "audio")  # what a record in a file can have
+MAX_FILE_BYTES = 1 << 28  # of one file of a record: a size that lies must not fill the memory
+
+
+def file_state(status: os.stat_result) -> tuple[int, int]:
+    """Size and modification time: what tells that a file is not the one that was indexed."""
+    return status.st_size, status.st_mtime_ns
+
+
+def locate(index: SupportsIndex, ends: Int64[np.ndarray, "n"]) -> tuple[int, int]:
+    """Returns (part, row in it) of row `index` in parts whose rows end at `ends`.
+
+    Raises:
+      IndexError: there is no such row.
+    """
+    index = operator.index(index)
+    if not 0 <= index < ends[-1]:
+        raise IndexError(f"record {index} of {ends[-1]}")
+    part = int(np.searchsorted(ends, index, side="right"))
+    return part, index - (int(ends[part - 1]) if part else 0)
