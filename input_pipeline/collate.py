@@ -44,7 +44,8 @@ class Loaded(NamedTuple):
 
     Attributes:
       batch: the arrays.
-      tally: `{source}/read`, `{source}/used` and `{source}/rejected/{reason}`, with read = used + Σ rejected.
+      tally: `{source}/read`, `{source}/used` and `{source}/rejected/{reason}`, with read = used + Σ rejected; and
+        `{source}/left_out/{role}`, texts of used records that found no room in a packed row.
       pieces: for each row, by role, the texts that were chosen.
       rejected: what could not be used, with its source.
     """
@@ -67,7 +68,7 @@ def collate(
       rows: at most `number`; missing ones are holes that are counted nowhere.
       number: B.
       signals: name → raw shape of the bucket: image (height, width), audio (samples,).
-      text: role → number and length of its texts.
+      text: role → number, length and packing of its texts.
     """
     good = [(index, row) for index, row in enumerate(rows) if row.rejected is None]
     valid, concept, origin = np.zeros(number, bool), np.zeros(number, np.int32), np.full((number, 2), -1, np.int32)
@@ -82,7 +83,8 @@ def collate(
     )
     pieces = [row.pieces for row in rows] + [{}] * (number - len(rows))
     rejected = [(row.source, row.rejected) for row in rows if row.rejected]
-    return Loaded(batch, _tally(rows), pieces, rejected)
+    tally = _tally(rows) + _left_out(good, batch.text)  # a sum of counters has no zeros
+    return Loaded(batch, tally, pieces, rejected)
 
 
 def _signal(name, shape, rows, number):
@@ -100,9 +102,11 @@ def _text(role, spec, rows, number):
     shape = (number, spec.number, spec.length)
     text = Text(np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32))
     for index, row in rows:
-        for place, sequence in enumerate(row.sequences[role]):
-            where = index, place, slice(len(sequence.ids))
-            text.ids[where], text.segment[where], text.weight[where] = sequence.ids, 1, sequence.weight
+        for place, sequences in enumerate(texts.pack(row.sequences[role], spec)):
+            end = 0
+            for segment, sequence in enumerate(sequences, start=1):
+                where = index, place, slice(end, end := end + len(sequence.ids))
+                text.ids[where], text.segment[where], text.weight[where] = sequence.ids, segment, sequence.weight
     return text
 
 
@@ -111,4 +115,13 @@ def _tally(rows):
     for row in rows:
         tally[f"{row.source}/read"] += 1
         tally[f"{row.source}/rejected/{row.rejected.reason}" if row.rejected else f"{row.source}/used"] += 1
+    return tally
+
+
+def _left_out(rows, text):
+    tally = Counter()
+    for role, packed in text.items():
+        placed = packed.segment.max(axis=2).sum(axis=1)
+        for index, row in rows:
+            tally[f"{row.source}/left_out/{role}"] += len(row.sequences[role]) - int(placed[index])
     return tally

@@ -9,11 +9,14 @@ A role says what a text is for (see `mmfuse.types.Batch`), `take` says where it 
     target    prompt BOS answer EOS                 answer EOS
 
 The prompt of a question is the question; the prompt of a caption names its language where that is not English.
+
+Several targets may share a row, so that less of it is padding: `pack`. One step is compiled for one length of a stream;
+texts of very different lengths are several streams, which are the buckets.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,14 +27,27 @@ from input_pipeline.transforms.text import clean_text
 from mmfuse.types import BOS, EOS, Caption, ConfigError, Example, Question
 
 Piece = Caption | Question
+T = TypeVar("T")
 
 
 class TextSpec(NamedTuple):
-    """What one role holds: up to `number` texts of `length` tokens from `take`, a key of `TAKES`."""
+    """What one role holds.
+
+    Attributes:
+      take: where the texts come from, a key of `TAKES`.
+      number: C, rows of texts for each example; a row holds one text where nothing is packed.
+      length: T, tokens of a row.
+      languages: codes of the captions that are taken; all captions where it is empty.
+      balance: what is drawn evenly, a key of `BALANCES`.
+      packed: the most texts that share a row.
+    """
 
     take: str
     number: int
     length: int
+    languages: tuple[str, ...] = ()
+    balance: str = "texts"
+    packed: int = 1
 
 
 class Encoded(NamedTuple):
@@ -47,13 +63,40 @@ TAKES: Mapping[str, Callable[[Example], tuple[Piece, ...]]] = {
     "questions": lambda example: example.questions,
     "description": lambda example: (Caption(example.description),) if example.description else (),
 }
+IN_LANGUAGES = ("captions", "whole_captions")  # the takes whose texts say their language
 ROLES = ("source", "caption", "prompt", "target")
 LEAST_LENGTH = 3  # BOS, one token of text, EOS
 
 
+def shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
+    """All in random order: the more captions a language has, the more often it is drawn first."""
+    return [items[i] for i in rng.permutation(len(items))]
+
+
+def languages_in_turn(captions: Sequence[Caption], rng: np.random.Generator) -> list[Caption]:
+    """One caption of each language, then a second one of each, …: every language is as likely to be drawn first."""
+    spoken: dict[str, list[Caption]] = {}
+    for caption in shuffled(captions, rng):
+        spoken.setdefault(caption.language, []).append(caption)
+    # shuffled once more: a language with many captions is likely to have been met early
+    languages = shuffled(list(spoken.values()), rng)
+    turns = range(max(map(len, languages)))
+    return [language[turn] for turn in turns for language in languages if turn < len(language)]
+
+
+BALANCES: Mapping[str, Callable[[Sequence, np.random.Generator], list]] = {
+    "texts": shuffled,
+    "languages": languages_in_turn,
+}
+
+
 def check_spec(role: str, spec: TextSpec) -> None:
-    """Raises ConfigError for a role or a `take` that is not there, and for a number or a length that holds no text."""
-    for what, name, names in (("role of text", role, ROLES), ("kind of text to take", spec.take, tuple(TAKES))):
+    """Raises ConfigError for names that are not there, for numbers that hold no text, for what does not go together."""
+    for what, name, names in (
+        ("role of text", role, ROLES),
+        ("kind of text to take", spec.take, tuple(TAKES)),
+        ("balance of texts", spec.balance, tuple(BALANCES)),
+    ):
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else "."
@@ -63,18 +106,32 @@ def check_spec(role: str, spec: TextSpec) -> None:
             f"text.{role} has number={spec.number}, length={spec.length}: "
             f"write a number of 1 or more and a length of {LEAST_LENGTH} or more."
         )
+    if spec.packed < 1 or (spec.packed > 1 and role != "target"):
+        raise ConfigError(
+            f"text.{role}.packed is {spec.packed}: write 1, or more for texts of the role 'target' alone."
+        )
+    if isinstance(spec.languages, str) or not all(isinstance(code, str) and code for code in spec.languages):
+        raise ConfigError(f"text.{role}.languages is {spec.languages!r}: write codes in a tuple, such as ('de', 'sw').")
+    if (spec.languages or spec.balance == "languages") and spec.take not in IN_LANGUAGES:
+        raise ConfigError(
+            f"text.{role} chooses by language, and a text of '{spec.take}' does not say its language: "
+            f"leave out languages and balance, or take one of {', '.join(IN_LANGUAGES)}."
+        )
 
 
 def choose(example: Example, spec: TextSpec, rng: np.random.Generator) -> list[Piece]:
-    """Draws the texts of one role, without repeats.
+    """Draws the texts of one role, without repeats: as many as its rows may hold.
 
     Raises:
       BadRecord: the example has no such text.
     """
-    pieces = TAKES[spec.take](example)
+    pieces, reason = TAKES[spec.take](example), f"no {spec.take.replace('_', ' ')}"
+    if spec.languages:
+        pieces = [piece for piece in pieces if isinstance(piece, Caption) and piece.language in spec.languages]
+        reason += " in these languages"
     if not pieces:
-        raise BadRecord(f"no {spec.take.replace('_', ' ')}")
-    return [pieces[i] for i in rng.permutation(len(pieces))[: spec.number]]
+        raise BadRecord(reason)
+    return BALANCES[spec.balance](pieces, rng)[: spec.number * spec.packed]
 
 
 def prompt_of(piece: Piece) -> str:
@@ -104,6 +161,21 @@ def encode(piece: Piece, role: str, length: int, tokenizer: Tokenizer) -> Encode
     answer = piece.answer if isinstance(piece, Question) else piece.text
     ending = [*tokenizer.encode(clean_text(answer)), EOS][: length - len(start)]
     return _sequence(start + ending, answered=len(ending))
+
+
+def pack(sequences: Sequence[Encoded], spec: TextSpec) -> list[list[Encoded]]:
+    """Deals an example's texts out to the rows of their role: each to the first row that has room for it.
+
+    A text without room is left out. It was drawn at random and will be again; short texts find room more often.
+    """
+    rows: list[list[Encoded]] = [[] for _ in range(spec.number)]
+    for sequence in sequences:
+        for row in rows:
+            filled = sum(len(text.ids) for text in row)
+            if len(row) < spec.packed and filled + len(sequence.ids) <= spec.length:
+                row.append(sequence)
+                break
+    return rows
 
 
 def _sequence(ids, answered):

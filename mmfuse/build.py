@@ -212,6 +212,8 @@ def make_source(config: ConfigDict, signals: Iterable[str]) -> Source:
 
 def make_text_specs(config: ConfigDict) -> dict[str, TextSpec]:
     """What each role of a stream's texts holds."""
+    for key in (key for spec in config.text.values() for key in spec):
+        lookup(TextSpec.__annotations__, key, "setting of a text")
     return {role: TextSpec(**spec) for role, spec in config.text.items()}
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.texts import check_spec
 from mmfuse import build
 from mmfuse.training.workdir import flatten
 from mmfuse.types import ConfigError
 
 # Numbers that may be below zero, and those that must be above it, by the ends of their names.
-ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias)$")
+ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
     r"\.(rows|number|length|examples|chunk|tokens|width|depth|heads|key_heads|mlp|cross_every|embedding|temperature|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
@@ -131,7 +132,8 @@ def _check_shapes(name, stream, model):
         tower = build.lookup(model.towers, signal, f"tower for a signal of {name}:")
         wanted = tuple(tower.image) if "image" in tower else (tower.samples,)
         _require(tuple(shape) == wanted, f"{name}.signals.{signal} is {tuple(shape)}, and its tower reads {wanted}.")
-    for role, spec in stream.text.items():
+    for role, spec in build.make_text_specs(stream).items():
+        check_spec(role, spec)
         reader = "single" if role in ("prompt", "target") else "text"
         part = model.get("single") if reader == "single" else model.towers.get("text")
         _require(part is not None, f"{name}.text.{role} is read by '{reader}', which the model does not have.")

@@ -92,7 +92,8 @@ class SingleTower(nnx.Module):
             mask = Mask(query_segment=tokens.segment, key_segment=tokens.segment, causal=True)
         else:
             mask = Mask(query_index=index, causal=True)
-        context = self._context(memory, index)._replace(mask=mask, position=tokens.position, length=start)
+        place = tokens.position[..., 0].astype(jnp.int32)  # anchors count from the start of a text, not of a packed row
+        context = self._context(memory, place)._replace(mask=mask, position=tokens.position, length=start)
         out = self.stack(tokens.values, context, cache=cache and cache.layers, probe=probe)
         if cache is not None:
             read = (tokens.segment > 0).sum(axis=1)

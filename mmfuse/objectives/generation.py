@@ -1,7 +1,7 @@
 """How well does the single tower say what is asked of it?
 
 Cross-entropy of the next token over the target text, counted where the target has weight: on the answer or the caption,
-not on the prompt before it.
+not on the prompt before it. Texts that share a row count as they would alone.
 """
 
 import jax.numpy as jnp
@@ -12,7 +12,13 @@ from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.nn.losses.cross_entropy import chunked_cross_entropy
 from mmfuse.objectives.objective import Terms
-from mmfuse.types import Batch
+from mmfuse.types import Batch, Text
+
+
+def predicted_weight(target: Text) -> Float[Array, "B C t"]:
+    """The weights of all tokens but the first (t = T − 1); 0 where a text begins, which nothing of it predicts."""
+    begins = target.segment[..., 1:] != target.segment[..., :-1]
+    return jnp.where(begins, 0.0, target.weight[..., 1:])
 
 
 class Generation:
@@ -25,18 +31,17 @@ class Generation:
         self.chunk = chunk
 
     def weight(self, batch: Batch) -> Float[Array, "B"]:
-        """The weight of the example's target tokens; the first one has nothing to be predicted from."""
-        return batch.text["target"].weight[..., 1:].sum(axis=(1, 2))
+        """The weight of the example's target tokens that are predicted."""
+        return predicted_weight(batch.text["target"]).sum(axis=(1, 2))
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
         target = batch.text["target"]
-        ids, segment, weight = (array.reshape(-1, array.shape[-1]) for array in target)
+        ids, segment = (array.reshape(-1, array.shape[-1]) for array in (target.ids, target.segment))
         out = model.single.decode(model.single.read(ids, segment), memory)
         loss, right = chunked_cross_entropy(out.hidden[:, :-1], ids[:, 1:], model.single.readout, chunk=self.chunk)
-        total = self.weight(batch)
+        weight, total = predicted_weight(target), self.weight(batch)
 
         def mean(tokens):
-            per_text = (tokens * weight[:, 1:]).sum(axis=1)
-            return per_text.reshape(len(total), -1).sum(axis=1) / jnp.maximum(total, 1e-6)
+            return (tokens.reshape(weight.shape) * weight).sum(axis=(1, 2)) / jnp.maximum(total, 1e-6)
 
         return Terms(mean(loss), total, {"token_accuracy": (mean(right.astype(jnp.float32)), total)})

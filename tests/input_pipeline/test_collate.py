@@ -97,6 +97,23 @@ def test_read_is_used_and_rejected():
     }
 
 
+def test_packed_texts_stand_behind_one_another():
+    """A row of `number` 2, packed: its first and third text share a row, and the last has no room."""
+    spec = {"target": TextSpec("captions", 2, 7, packed=2)}
+    texts = [encoded(21, 22, 23), encoded(31, 32, 33, 34, 35), encoded(41, 42, 43, 44), encoded(51, 52, 53)]
+    packed = row(4, signals={}, sequences={"target": texts}, pieces={"target": [Caption("")] * 4})
+    loaded = collate([rejected("a", "bad"), packed], 3, {}, spec)
+    text = loaded.batch.text["target"]
+    assert text.ids[1].tolist() == [[21, 22, 23, 41, 42, 43, 44], [31, 32, 33, 34, 35, 0, 0]]
+    assert text.segment[1].tolist() == [[1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]]
+    np.testing.assert_array_equal(text.weight[1, 0], [*texts[0].weight, *texts[2].weight])
+    np.testing.assert_array_equal(text.weight[1, 1], [*texts[1].weight, 0, 0])
+    assert not text.segment[[0, 2]].any() and not text.ids[[0, 2]].any()
+    assert loaded.tally == {"a/read": 2, "a/used": 1, "a/rejected/bad": 1, "a/left_out/target": 1}
+    again = collate([packed, packed._replace(source="b")], 2, {}, spec)
+    assert {name: n for name, n in again.tally.items() if "left" in name} == {f"{s}/left_out/target": 1 for s in "ab"}
+
+
 def test_missing_rows_are_counted_nowhere():
     assert collate([], 5, SIGNALS, TEXT).tally == {}
     assert collate([row(1)], 5, SIGNALS, TEXT).tally == {"a/read": 1, "a/used": 1}

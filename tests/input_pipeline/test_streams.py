@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from input_pipeline import texts
 from input_pipeline.loader import load
 from input_pipeline.sources.digits import Digits
 from input_pipeline.streams import Recipe, evaluation_stream, training_stream
@@ -28,7 +29,7 @@ class Numbered:
         if not 0 <= index < self.size:
             raise IndexError(index)
         image = np.full((2, 3, 3), index, np.uint8)
-        captions = tuple(Caption(f"{index} {i}") for i in range(5))
+        captions = tuple(Caption(f"{index} {i}", "en" if i else "de") for i in range(5))
         example = Example(f"{index}", f"{index}", {"image": image}, captions, (Question("which?", f"{index}", "k"),))
         return self.bad.get(index, lambda example: example)(example)
 
@@ -45,7 +46,8 @@ def origins(batches):
 
 def summary(loaded):
     """What a step holds, to be compared."""
-    return loaded.batch.origin.tolist(), loaded.pieces, loaded.batch.text["caption"].ids.tolist(), loaded.tally
+    ids = {role: text.ids.tolist() for role, text in loaded.batch.text.items()}
+    return loaded.batch.origin.tolist(), loaded.pieces, ids, loaded.tally
 
 
 @pytest.fixture
@@ -53,9 +55,16 @@ def two_sources():
     return {"a": Numbered(13), "b": Numbered(5)}
 
 
-def test_a_step_is_the_same_whoever_reads_it_and_whatever_was_read_before(tokenizer, two_sources):
-    expected = [summary(stream(two_sources, tokenizer=tokenizer)[step]) for step in range(11)]
-    one = stream(two_sources, tokenizer=tokenizer)
+TURNS = {
+    "caption": TextSpec("captions", 2, 11, balance="languages"),
+    "target": TextSpec("captions", 1, 11, languages=("en",), packed=3),
+}
+
+
+@pytest.mark.parametrize("text", [CAPTION, TURNS], ids=["captions", "languages and packing"])
+def test_a_step_is_the_same_whoever_reads_it_and_whatever_was_read_before(tokenizer, two_sources, text):
+    expected = [summary(stream(two_sources, tokenizer=tokenizer, text=text)[step]) for step in range(11)]
+    one = stream(two_sources, tokenizer=tokenizer, text=text)
     assert [summary(one[step]) for step in reversed(range(11))] == expected[::-1]
     for workers, ahead, first in ((0, 1, 0), (1, 1, 3), (1, 5, 0), (2, 2, 7), (2, 5, 4)):
         ready = load({"x": one}, range(first, 11), workers=workers, ahead=ahead)
@@ -129,6 +138,20 @@ def test_captions_are_drawn_anew_in_every_epoch(tokenizer):
     assert len({pieces["caption"][0] for pieces in one[0].pieces}) == 5
     drawn = [pieces["caption"][0] for pieces in one[0].pieces]
     assert drawn != [pieces["caption"][0] for pieces in one[1].pieces]
+
+
+def test_packed_rows_hold_texts_that_were_drawn(tokenizer):
+    """Digits with captions in sixteen languages: every text of a row is one of its pieces, and most have room."""
+    text = {"target": TextSpec("captions", 2, 48, balance="languages", packed=4)}
+    loaded = stream({"a": Digits("validation")}, tokenizer=tokenizer, rows=16, text=text)[0]
+    target, placed = loaded.batch.text["target"], 0
+    for ids, segment, pieces in zip(target.ids, target.segment, loaded.pieces):
+        known = [texts.encode(piece, "target", 48, tokenizer).ids.tolist() for piece in pieces["target"]]
+        assert len(known) == 8 == len({piece.language for piece in pieces["target"]})
+        found = [row[of == s].tolist() for row, of in zip(ids, segment) for s in range(1, of.max() + 1)]
+        assert all(sequence in known for sequence in found)
+        placed += len(found)
+    assert placed == 16 * 8 - loaded.tally["a/left_out/target"] > 16 * 2
 
 
 BAD = {

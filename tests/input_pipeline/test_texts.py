@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from input_pipeline.texts import ROLES, TAKES, TextSpec, check_spec, choose, encode, prompt_of
+from input_pipeline.texts import ROLES, TAKES, Encoded, TextSpec, check_spec, choose, encode, pack, prompt_of
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import BOS, EOS, Caption, ConfigError, Example, Question
 
@@ -112,6 +112,84 @@ def test_texts_are_drawn_without_repeats_and_each_as_often():
     assert sorted(drawn(example, TextSpec("captions", 7, 11))) == sorted(captions)
 
 
+MANY = [Caption(f"en {i}") for i in range(9)]
+LANGUAGES = (*MANY, Caption("ein Kreis", "de"), Caption("der Kreis", "de"), Caption("duara", "sw", False))
+SPOKEN = Example("key", "concept", {}, LANGUAGES)
+
+
+def test_captions_of_other_languages_are_left_alone():
+    both = TextSpec("captions", 99, 11, ("sw", "de", "fr"))
+    assert sorted(drawn(SPOKEN, both)) == sorted(caption for caption in LANGUAGES if caption.language != "en")
+    assert drawn(SPOKEN, TextSpec("whole_captions", 1, 11, ("sw", "de")))[0].language == "de"
+    assert {drawn(SPOKEN, TextSpec("captions", 1, 11, ("de",)), seed)[0] for seed in range(30)} == {*LANGUAGES[9:11]}
+
+
+@pytest.mark.parametrize(("take", "languages"), [("captions", ("fr",)), ("whole_captions", ("sw",))])
+def test_an_example_without_these_languages_is_a_bad_record(take, languages):
+    with pytest.raises(BadRecord, match=f"^no {take.replace('_', ' ')} in these languages$"):
+        drawn(SPOKEN, TextSpec(take, 1, 11, languages))
+
+
+def test_every_language_is_as_likely_however_many_captions_it_has():
+    """Three languages with 9, 2 and 1 captions: 400 draws each, and within a language each caption as often."""
+    draws = [drawn(SPOKEN, TextSpec("captions", 1, 11, balance="languages"), seed)[0] for seed in range(1200)]
+    for language, number in (("en", 9), ("de", 2), ("sw", 1)):
+        drawn_of = [sum(draw == caption for draw in draws) for caption in LANGUAGES if caption.language == language]
+        assert len(drawn_of) == number and sum(drawn_of) == pytest.approx(400, abs=65)  # 4 deviations
+        assert min(drawn_of) > 400 / number - 4 * np.sqrt(400 / number)
+    as_texts = [drawn(SPOKEN, TextSpec("captions", 1, 11), seed)[0] for seed in range(1200)]
+    assert sum(draw.language == "en" for draw in as_texts) == pytest.approx(900, abs=60)
+
+
+def test_several_captions_are_of_the_languages_in_turn():
+    spec = TextSpec("captions", 5, 11, balance="languages")
+    orders = set()
+    for seed in range(60):
+        languages = [caption.language for caption in drawn(SPOKEN, spec, seed)]
+        assert {*languages[:3]} == {"en", "de", "sw"} and languages[3:] == [
+            code for code in languages[:3] if code != "sw"
+        ]
+        orders.add(tuple(languages[:3]))
+    assert len(orders) == 6
+    all_of_them = drawn(SPOKEN, spec._replace(number=99))
+    assert sorted(all_of_them) == sorted(LANGUAGES) and {one.language for one in all_of_them[-7:]} == {"en"}
+
+
+def test_languages_and_balance_go_together():
+    spec = TextSpec("captions", 1, 11, ("en", "de"), "languages")
+    languages = [drawn(SPOKEN, spec, seed)[0].language for seed in range(400)]
+    assert {*languages} == {"en", "de"} and languages.count("de") == pytest.approx(200, abs=40)
+
+
+def lengths(rows):
+    return [[len(text.ids) for text in row] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("texts", "number", "packed", "expected"),
+    [
+        ((4, 4, 4), 3, 1, [[4], [4], [4]]),
+        ((4, 4, 4), 3, 2, [[4, 4], [4], []]),
+        ((4, 4, 4, 3, 2), 2, 9, [[4, 4, 3], [4, 2]]),
+        ((6, 11, 5, 2), 2, 3, [[6, 5], [11]]),  # the last finds no room
+        ((2, 2, 2, 2), 1, 3, [[2, 2, 2]]),
+        ((6, 6, 5), 1, 3, [[6, 5]]),  # the second finds no room, and the third does
+        ((), 2, 3, [[], []]),
+    ],
+)
+def test_each_text_goes_to_the_first_row_with_room(texts, number, packed, expected):
+    encoded = [Encoded(np.full(size, i, np.int32), np.zeros(size, np.float32)) for i, size in enumerate(texts)]
+    rows = pack(encoded, TextSpec("captions", number, 11, packed=packed))
+    assert lengths(rows) == expected
+    order = [int(text.ids[0]) for row in rows for text in row]
+    assert packed > 1 or order == sorted(order)
+
+
+def test_as_many_texts_are_drawn_as_the_rows_may_hold():
+    assert len(drawn(SPOKEN, TextSpec("captions", 2, 11, packed=3))) == 6
+    assert len(drawn(SPOKEN, TextSpec("captions", 5, 11, packed=3))) == len(LANGUAGES)
+
+
 def test_prompt_of_an_english_caption_is_empty():
     assert [prompt_of(piece) for piece in (CAPTION, GERMAN, QUESTION)] == ["", "de:", "how many circles?"]
 
@@ -123,6 +201,32 @@ def test_prompt_of_an_english_caption_is_empty():
         ("caption", TextSpec("whole_caption", 1, 11), "no kind of text to take 'whole_caption'; did you mean 'whole_"),
         ("caption", TextSpec("xyz", 1, 11), "'xyz'. There are: captions, whole_captions, questions, description"),
         ("target", TextSpec("captions", 0, 11), r"text\.target has number=0, length=11: write a number of 1"),
+        (
+            "target",
+            TextSpec("captions", 1, 11, packed=0),
+            r"text\.target\.packed is 0: write 1, or more",
+        ),
+        (
+            "caption",
+            TextSpec("captions", 1, 11, packed=2),
+            r"text\.caption\.packed is 2: write 1, or more for texts of the role 'target' alone",
+        ),
+        ("source", TextSpec("description", 1, 11, packed=2), r"text\.source\.packed is 2"),
+        ("prompt", TextSpec("questions", 1, 11, packed=2), r"text\.prompt\.packed is 2"),
+        ("target", TextSpec("captions", 1, 11, "de"), r"text\.target\.languages is 'de': write codes in a tuple"),
+        ("target", TextSpec("captions", 1, 11, ("",)), r"text\.target\.languages is \('',\): write codes in a tuple"),
+        ("target", TextSpec("captions", 1, 11, (7,)), r"text\.target\.languages is \(7,\): write codes in a tuple"),
+        ("target", TextSpec("questions", 1, 11, ("de",)), "a text of 'questions' does not say its language"),
+        (
+            "source",
+            TextSpec("description", 1, 11, balance="languages"),
+            "a text of 'description' does not say its lang",
+        ),
+        (
+            "target",
+            TextSpec("captions", 1, 11, balance="language"),
+            "no balance of texts 'language'; did you mean 'lang",
+        ),
         ("target", TextSpec("captions", 1, 2), r"text\.target has number=1, length=2: .* a length of 3"),
     ],
 )

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from input_pipeline.collate import Row, collate
+from input_pipeline.texts import Encoded, TextSpec
+from mmfuse.models.multimodal import Multimodal
 from mmfuse.models.single_tower import SingleTower
+from mmfuse.nn.positions import LearnedPosition
 from mmfuse.objectives.generation import Generation
 
 PROMPT = 2  # tokens of each target that have no weight
@@ -138,3 +142,54 @@ def test_cutting_the_batch_gives_the_same_total(model, answers):
 @pytest.mark.parametrize("chunk", [1, 5, 64])
 def test_the_chunk_changes_nothing(model, answers, chunk):
     np.testing.assert_allclose(terms_of(model, answers, chunk).value, terms_of(model, answers).value, rtol=1e-5)
+
+
+def targets(batch, lengths, spec):
+    """The batch with targets of these lengths (one tuple for each example), collated as `spec` says."""
+    random, rows = np.random.default_rng(8), []
+    for sizes in lengths:
+        ids = [random.integers(3, 13, size).astype(np.int32) for size in sizes]
+        weights = [random.uniform(0.5, 2, size).astype(np.float32) for size in sizes]  # on the first tokens, too
+        rows.append(Row("a", (0, 0), 0, {}, {"target": list(map(Encoded, ids, weights))}, {}))
+    text = collate(rows, len(rows), {}, {"target": spec}).batch.text
+    return batch._replace(text=jax.tree.map(jnp.asarray, text))
+
+
+def loss_and_gradient(single, memory, batch):
+    """Σ value · weight / Σ weight as a step takes it, its gradient by the decoder and the memory, and the terms."""
+    graph, state = nnx.split(single)
+
+    @jax.jit
+    def compute(state, memory, batch):
+        def mean(state, values):
+            tokens = {name: memory.tokens[name]._replace(values=values[name]) for name in values}
+            model = Multimodal({}, None, nnx.merge(graph, state))
+            terms = Generation(CHUNK)(model, memory._replace(tokens=tokens), batch, KEY)
+            return (terms.value * terms.weight).sum() / terms.weight.sum(), terms
+
+        values = {name: tokens.values for name, tokens in memory.tokens.items()}
+        return jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(state, values)
+
+    (loss, terms), gradient = compute(state, memory, batch)
+    return loss, gradient, terms
+
+
+def test_packed_texts_have_the_loss_and_the_gradient_of_texts_alone(model, shake, batch):
+    """Rows of 16 tokens with up to three texts, against a row for each text. There are images with anchors 3 and 2, and
+    the decoder has both kinds of positions: it adds learned ones and rotates."""
+    single, (graph, state) = nnx.clone(model.single), nnx.split(model)
+    single.position = nnx.data(shake(LearnedPosition((16,), 24, rngs=nnx.Rngs(0))))
+    memory = jax.jit(lambda state: nnx.merge(graph, state).encode(batch._replace(text={})))(state)
+    lengths = ((5, 7, 3, 9, 4), (6, 2, 8), (7, 9, 1))
+    packed = targets(batch, lengths, TextSpec("captions", 2, 16, packed=3))
+    alone = targets(batch, lengths, TextSpec("captions", 5, 9))
+    segments = np.asarray(packed.text["target"].segment)
+    assert segments.max(axis=-1).tolist() == [[3, 2], [3, 0], [2, 1]] and (segments > 0).sum() == 61
+    loss, gradient, terms = loss_and_gradient(single, memory, packed)
+    wanted, wanted_gradient, wanted_terms = loss_and_gradient(single, memory, alone)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-6)
+    np.testing.assert_array_equal(terms.weight, Generation(CHUNK).weight(packed))
+    for one, other in zip(jax.tree.leaves(terms), jax.tree.leaves(wanted_terms), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted_gradient), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6, rtol=1e-6)

@@ -50,10 +50,13 @@ def test_a_token_feels_its_own_past_and_its_own_segment(decode, encode, batch):
         assert not np.delete(felt[r], r, axis=1).any()
 
 
-def test_a_token_reads_the_memory_of_its_example_from_the_anchor_on(model, encode, batch):
-    """Images with anchors 0 and 3 in example 0, 2 in example 1; sounds in examples 0 and 2; no memory elsewhere."""
+@pytest.mark.parametrize("lengths", [(7,), (3, 4)], ids=["one text a row", "two texts a row"])
+def test_a_token_reads_the_memory_of_its_example_from_the_anchor_on(model, encode, batch, lengths):
+    """Images with anchors 0 and 3 in example 0, 2 in example 1; sounds in examples 0 and 2; no memory elsewhere.
+    Anchors count from the start of each text, and a token also feels what those before it in its text have read."""
     memory = encode(batch)
-    segment = jnp.ones((ROWS, T), jnp.int32)
+    place = np.concatenate([np.arange(length) for length in lengths])
+    segment = jnp.tile(jnp.asarray(np.cumsum(place == 0), jnp.int32), (ROWS, 1))
     graph, state = nnx.split(model.single)
 
     @jax.jit
@@ -72,7 +75,7 @@ def test_a_token_reads_the_memory_of_its_example_from_the_anchor_on(model, encod
         keys = memory.tokens[name]
         for r, t, b in np.ndindex(ROWS, T, B):
             own = r // TEXTS == b
-            expected = own & (np.asarray(keys.segment[b]) > 0) & (np.asarray(keys.anchor[b]) <= t)
+            expected = own & (np.asarray(keys.segment[b]) > 0) & (np.asarray(keys.anchor[b]) <= place[t])
             np.testing.assert_array_equal(felt[r, t, b], expected, err_msg=f"{name}: text {r} token {t} example {b}")
 
 

@@ -24,6 +24,17 @@ WRONG = [
     ({"streams.pairs.signals.image": (32, 32)}, r"signals.image is \(32, 32\), and its tower reads \(64, 64\)"),
     ({"streams.pairs.signals": {"imgae": (64, 64)}}, "'imgae'; did you mean 'image'"),
     ({"streams.pairs.text.caption.length": 100}, "reads at most 40 tokens"),
+    (
+        {"streams.pairs.text.caption.packed": 2},
+        "text.caption.packed is 2: write 1, or more for texts of the role 'target' alone",
+    ),
+    ({"evaluators.vqa.stream.text.prompt.packed": 2}, "text.prompt.packed is 2"),
+    ({"streams.answers.text.target.languages": ("en",)}, "a text of 'questions' does not say its language"),
+    ({"streams.pairs.text.target.language": ("en",)}, "no setting of a text 'language'; did you mean 'languages'"),
+    (
+        {"streams.pairs.text.captoin": {"take": "captions", "number": 1, "length": 9}},
+        "'captoin'; did you mean 'caption",
+    ),
     ({"streams.pairs.objectives": {"contrastve": 1.0}}, "'contrastve'; did you mean 'contrastive'"),
     ({"streams.answers.objectives": {"contrastive": 1.0}}, "needs caption, which the stream lacks"),
     ({"streams.pairs.objectives": {}}, "streams.pairs.objectives is empty"),
