@@ -29,6 +29,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 install_import_hook(["mmfuse", "input_pipeline"], "beartype.beartype")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Indexes of tars are kept here, and not in anybody's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMFUSE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
     """Compiled programs of one file are of no use to the next, and there are gigabytes of them."""

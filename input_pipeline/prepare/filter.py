@@ -29,8 +29,9 @@ from typing import IO, NamedTuple
 from input_pipeline.prepare.measures import difference_hash, hash64, image_size
 from input_pipeline.prepare.table import format_table
 from input_pipeline.sources.patterns import expand_patterns
+from input_pipeline.sources.tar_records import NAME
 from input_pipeline.sources.tar_scan import Member, scan_tar
-from input_pipeline.sources.webdataset import NAME, Webdataset
+from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.text import clean_text
 from mmfuse.types import DataError, Example, Rejected

@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from input_pipeline.sources import webdataset
+from input_pipeline.sources import tar_index, webdataset
 from input_pipeline.sources.contract import Source
 from input_pipeline.sources.webdataset import Webdataset
+from input_pipeline.streams import Recipe, training_stream
+from input_pipeline.texts import TextSpec
 from mmfuse.types import Caption, DataError, Example, Question, Rejected
 from tests.input_pipeline.test_tar_scan import BLOCK, write_tar
 
@@ -68,13 +70,27 @@ def test_every_record_in_any_order(shards):
             source[index]
 
 
-def test_a_signal_that_is_not_asked_for_is_not_read(shards, monkeypatch):
+@pytest.fixture
+def read(monkeypatch):
+    """What is read of tars: (name, bytes)."""
+    calls, pread = [], os.pread
+
+    def watch(file, size, offset):
+        path = os.readlink(f"/proc/self/fd/{file}")
+        if path.endswith(".tar"):
+            calls.append((os.path.basename(path), size))
+        return pread(file, size, offset)
+
+    monkeypatch.setattr(os, "pread", watch)
+    return calls
+
+
+def test_a_signal_that_is_not_asked_for_is_not_read(shards, read):
     pattern, expected = shards
-    source, read = Webdataset(pattern, signals=("video", "audio")), []
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda file, size, offset: read.append(size) or pread(file, size, offset))
+    source = Webdataset(pattern, signals=("video", "audio"))
+    read.clear()
     assert source[8] == expected[8]._replace(signals={"audio": b"fLaC\x08"})
-    assert read == [5, len("number 8"), len(record("", 8)[3][1])]
+    assert read == [("002.tar", 5), ("002.tar", len("number 8")), ("002.tar", len(record("", 8)[3][1]))]
 
 
 def test_a_pickled_source_is_the_same_source(shards):
@@ -82,15 +98,47 @@ def test_a_pickled_source_is_the_same_source(shards):
     assert every(pickle.loads(pickle.dumps(Webdataset(pattern)))) == expected
 
 
+def test_a_process_reads_the_bytes_of_its_own_rows_alone(shards, read, tokenizer):
+    """Neither a start with an index nor a step reads anything else of a tar."""
+    pattern, _ = shards
+    Webdataset(pattern)
+    recipe = Recipe({}, {"caption": TextSpec("captions", 1, 19)}, tokenizer)
+    rows = []
+    for process in range(5):
+        read.clear()
+        stream = training_stream(
+            {"it": Webdataset(pattern)}, {"it": 1.0}, recipe, rows=10, seed=0, process=process, of=5
+        )
+        assert not read
+        own = [int(row) for row in stream[0].batch.origin[:, 1]]
+        names = ["000.tar"] * 5 + ["001.tar"] * 2 + ["002.tar"] * 3
+        assert sorted(read) == sorted((names[row], len(data)) for row in own for _, data in record("", row))
+        rows += own
+    assert sorted(rows) == list(range(10))
+
+
+def test_an_index_that_goes_is_noticed(shards, monkeypatch):
+    pattern, expected = shards
+    source = Webdataset(pattern)
+    monkeypatch.setattr(tar_index, "_open_index", tar_index.OpenFile)
+    for tar in source._tars[1:]:
+        os.remove(tar.file)
+    name = expected[6].key.split(":")[0]
+    assert source[4] == expected[4]
+    assert source[6] == Rejected("tar index cannot be read", f"{name}:1")
+    assert every(Webdataset(pattern)) == expected
+
+
 def test_threads_share_few_descriptors(shards, monkeypatch):
     pattern, expected = shards
     monkeypatch.setattr(webdataset, "_open_tar", functools.lru_cache(maxsize=1)(webdataset._OpenTar))
+    monkeypatch.setattr(tar_index, "_open_index", functools.lru_cache(maxsize=1)(tar_index.OpenFile))
     source, order = Webdataset(pattern), np.random.default_rng(0).integers(0, 10, 3000).tolist()
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(source.__getitem__, order)) == [expected[index] for index in order]
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert len(os.listdir("/proc/self/fd")) <= before + 2  # a tar, and an index
 
 
 def test_files_of_a_record_need_not_be_neighbours(tmp_path):
@@ -186,18 +234,20 @@ def test_nothing_is_executed_or_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bomb = pickle.dumps(Touch())
     write_tar("x.tar", [*record("k", 1), ("k.pkl", bomb), ("k.pyd", bomb), ("k.pth", bomb), ("../k.txt", b"climb")])
+    os.mkdir(cache := str(tmp_path / "cache"))
+    monkeypatch.setenv("MMFUSE_CACHE", cache)
+    os.mkdir(index := tar_index.cache_folder())
     events = []
     watching = [True]
     sys.addaudithook(lambda event, arguments: events.append((event, arguments)) if watching else None)
     every(Webdataset("*.tar"))
     watching.clear()
-    opened = [arguments for event, arguments in events if event == "open"]
+    opened = [arguments for event, arguments in events if event == "open" and os.path.dirname(arguments[0]) != index]
     assert {os.fspath(path) for path, _, _ in opened} == {"x.tar"}
     assert all(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) == 0 for _, _, flags in opened)
-    assert not [
-        event for event, _ in events if event.startswith(("pickle", "subprocess", "os.mkdir", "os.system", "exec"))
-    ]
-    assert os.listdir() == ["x.tar"]
+    executed = "pickle", "subprocess", "os.mkdir", "os.system", "exec"
+    assert not [event for event, arguments in events if event.startswith(executed) and arguments[:1] != (index,)]
+    assert sorted(os.listdir()) == ["cache", "x.tar"]
 
 
 def test_errors_say_what_to_do(tmp_path):

@@ -1,0 +1,74 @@
+"""Which files of a tar are one record?
+
+A record is the files of one tar that share a key, the name up to the first dot after the last slash:
+
+    00000/000000012.jpg  .jpeg .png .webp     image
+    00000/000000012.flac .wav .ogg            audio
+    00000/000000012.txt  .json                texts, see `annotations.py`
+
+They need not be neighbours. Of two files of a kind the first counts.
+"""
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from input_pipeline.sources.files import SIGNALS
+from input_pipeline.sources.tar_scan import Cut, TarScan
+
+FILES = (*SIGNALS, "txt", "json")  # what a record can have
+EXTENSIONS = {
+    **dict.fromkeys(("jpg", "jpeg", "png", "webp"), "image"),
+    **dict.fromkeys(("wav", "flac", "ogg"), "audio"),
+    **dict.fromkeys(("txt",), "txt"),
+    **dict.fromkeys(("json",), "json"),
+}
+NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
+
+
+class TarRecords(NamedTuple):
+    """The records of a tar, in the order of their first files.
+
+    Attributes:
+      keys: key → number of the record.
+      offsets, sizes: of the files, as many for each record as there are in `FILES`; size −1 where there is none.
+      ignored: how many members are no part of a record, by why.
+      cut: where the tar cannot be read any further, with the key of the last record before in place of a name.
+    """
+
+    keys: dict[str, int]
+    offsets: Sequence[int]
+    sizes: Sequence[int]
+    ignored: Counter[str]
+    cut: Cut | None
+
+
+def group_members(scan: TarScan) -> TarRecords:
+    """Finds the records among the members of a tar."""
+    keys: dict[str, int] = {}
+    offsets, sizes = array("q"), array("q")
+    ignored = Counter(scan.ignored)
+    for name, offset, size in scan.members:
+        key, kind = _split(name)
+        if kind is None:
+            ignored["other file"] += 1
+            continue
+        record = keys.setdefault(key, len(keys))
+        if record * len(FILES) == len(sizes):
+            offsets.extend([0] * len(FILES))
+            sizes.extend([-1] * len(FILES))
+        cell = record * len(FILES) + FILES.index(kind)
+        if sizes[cell] >= 0:
+            ignored["second file of a kind"] += 1
+            continue
+        offsets[cell], sizes[cell] = offset, size
+    cut = scan.cut and scan.cut._replace(name=_split(scan.cut.name)[0])
+    return TarRecords(keys, offsets, sizes, ignored, cut)
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """The key of a member, and its kind; none where it is no part of a record."""
+    match = NAME.fullmatch(name)
+    return (match[1], EXTENSIONS.get(match[2].lower())) if match else (name, None)
