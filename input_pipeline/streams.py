@@ -28,7 +28,7 @@ from mmfuse.types import AUDIO_RATE, ConfigError, Example, Rejected
 
 def fit_image_signal(value: Any, shape: tuple[int, ...]) -> Fitted:
     """Decodes an image if need be, and resizes it to (height, width)."""
-    image = decode_image(value) if isinstance(value, bytes) else value
+    image = decode_image(value, at_least=(shape[0], shape[1])) if isinstance(value, bytes) else value
     return Fitted(resize_image(image, *shape), shape)
 
 

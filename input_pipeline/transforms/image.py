@@ -3,7 +3,8 @@
 JPEG, PNG and WEBP, whatever they hold (grey, palette, 16 bits, CMYK, alpha, several frames), become RGB with 8 bits,
 upright, the first frame. The header is checked before anything is decoded. Colour profiles are not applied.
 
-Pillow decodes, since OpenCV drops alpha and takes a damaged PNG for a good one; it is a fifth slower on JPEG.
+Pillow decodes. OpenCV is a tenth faster on JPEG, but drops alpha and takes damaged files for good ones: of 300 JPEGs
+with random bytes in place of 4 KiB it takes 300, Pillow 27. Both refuse all that are cut, and let most flipped bits pass.
 """
 
 import io
@@ -30,10 +31,19 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda image: image.swapaxes(0, 1)[::-1, ::-1],
     8: lambda image: image.swapaxes(0, 1)[::-1],
 }
+SIDEWAYS = (5, 6, 7, 8)
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+def decode_image(
+    data: bytes, *, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image to upright RGB; what is transparent becomes white.
+
+    Args:
+      data: the file.
+      at_least: the height and width that are needed of it. A JPEG that has 2, 4 or 8 times as much along both axes comes
+        out so much smaller, in half the time. None: all of it is needed.
+      max_pixels: the most that the header may claim.
 
     Raises:
       BadRecord: "not JPEG, PNG or WEBP", "too many pixels" (as the header says, before decoding), "damaged image".
@@ -41,6 +51,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarr
     image = open_image(data, max_pixels=max_pixels)
     try:
         orientation = _orientation(image)
+        if at_least:
+            image.draft(None, at_least if orientation in SIDEWAYS else at_least[::-1])
         pixels = _to_rgb(image)
     # Damaged files make Pillow raise nearly anything: OSError, SyntaxError, ValueError, EOFError, struct.error, …
     except Exception:

@@ -122,6 +122,37 @@ def test_damaged_exif_and_profiles_do_not_matter():
     assert decode_image(encode(gradient(), icc_profile=profile)).shape == (17, 23, 3)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("at_least", "factor"),
+    [((60, 80), 8), ((61, 80), 4), ((60, 81), 4), ((120, 160), 4), ((224, 224), 2), ((240, 321), 1), ((999, 999), 1)],
+)
+def test_a_jpeg_is_no_smaller_than_what_is_needed(at_least, factor, orientation):
+    """Halving a block of 8 × 8 in its frequencies is nearly the mean of each 2 × 2 pixels: of smooth images exactly."""
+    y, x = np.mgrid[:480, :640]
+    image = np.stack([x // 3, y // 2, (x + y) // 5], axis=-1).astype(np.uint8)
+    mean = image.reshape(480 // factor, factor, 640 // factor, factor, 3).mean(axis=(1, 3))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](image))
+    decoded = decode_image(encode(stored, "JPEG", quality=97, subsampling=0, exif=exif), at_least=at_least)
+    np.testing.assert_allclose(decoded.astype(float), mean, atol=5)
+
+
+@pytest.mark.parametrize(
+    ("image_format", "mode"),
+    [("PNG", "RGB"), ("PNG", "L"), ("WEBP", "RGB"), ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK")],
+)
+def test_what_is_needed_is_there_in_any_format(image_format, mode):
+    image = Image.fromarray(gradient(170, 230)).convert(mode)
+    data = encode(image, image_format, **({"lossless": True} if image_format == "WEBP" else {}))
+    decoded = decode_image(data, at_least=(83, 113))
+    assert decoded.shape == ((85, 115, 3) if image_format == "JPEG" else (170, 230, 3))
+    np.testing.assert_allclose(
+        resize_image(decoded, 17, 23).astype(int), resize_image(decode_image(data), 17, 23).astype(int), atol=4
+    )
+
+
 @pytest.mark.parametrize("image_format", ["GIF", "BMP", "TIFF", "ICO", "PPM"])
 def test_other_formats_are_refused(image_format):
     assert reason_of(encode(Image.fromarray(gradient()), image_format)) == "not JPEG, PNG or WEBP"
@@ -145,7 +176,26 @@ def test_pixels_are_capped_by_the_header_alone():
 def test_a_cut_image_is_damaged(image_format):
     data = encode(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), image_format)
     for cut in (len(data) // 4, len(data) // 2, len(data) - 40):
-        assert reason_of(data[:cut]) == "damaged image"
+        for at_least in (None, (20, 20), (5, 5)):
+            assert reason_of(data[:cut], at_least=at_least) == "damaged image"
+
+
+def test_jpegs_are_refused_wherever_they_are_cut_and_where_other_bytes_stand():
+    rng = np.random.default_rng(0)
+    images = [cv2.resize(rng.integers(0, 256, (30, 40, 3), np.uint8), (320, 240)) for _ in range(10)]
+    whole = [encode(image, "JPEG", quality=90, progressive=number % 2) for number, image in enumerate(images)]
+    for number in range(150):
+        data = whole[number % 10]
+        cut = int(rng.integers(300, len(data) - 2))
+        assert reason_of(data[:cut], at_least=(120, 160)) == "damaged image"
+    refused = 0
+    for data in whole[::2] * 10:
+        start = int(rng.integers(700, len(data) - 4096))
+        try:
+            decode_image(data[:start] + rng.bytes(4096) + data[start + 4096 :], at_least=(120, 160))
+        except BadRecord:
+            refused += 1
+    assert refused >= 40  # of 50; the rest has no byte that could not be there
 
 
 @settings(max_examples=150, deadline=None)
