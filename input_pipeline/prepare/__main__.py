@@ -8,12 +8,13 @@ A command is a module of this folder with `add_arguments(parser)` and `run(optio
 import argparse
 import sys
 
-from input_pipeline.prepare import emoji, filter, shards, stats, tfds, tokenizer, verify
+from input_pipeline.prepare import emoji, filter, index, shards, stats, tfds, tokenizer, verify
 from mmfuse.types import MmfuseError
 
 COMMANDS = {
     "emoji": emoji,
     "filter": filter,
+    "index": index,
     "shards": shards,
     "stats": stats,
     "tfds": tfds,

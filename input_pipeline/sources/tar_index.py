@@ -30,8 +30,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from input_pipeline.sources.files import file_state
-from input_pipeline.sources.tar_records import FILES, group_members
-from input_pipeline.sources.tar_scan import BLOCK, Cut, scan_tar
+from input_pipeline.sources.tar_records import FILES, find_records
+from input_pipeline.sources.tar_scan import BLOCK, Cut
 from mmfuse.types import DataError
 
 # Another one when a tar gives other records or another file: a file's content is a function of its name.
@@ -182,22 +182,21 @@ def make_index(path: str) -> bytes:
     Raises:
       DataError: the tar is compressed, too large or none.
     """
-    keys, offsets, sizes, ignored, cut = group_members(scan_tar(path))
-    names = [key.encode() for key in keys]
-    rows, start = bytearray(), 0
+    keys, offsets, sizes, ignored, cut = find_records(path)
+    rows, names = bytearray(), bytearray()
     try:
-        for record, name in enumerate(names):
+        for record, name in enumerate(map(str.encode, keys)):
             cells = slice(record * len(FILES), (record + 1) * len(FILES))
             blocks = [offset // BLOCK for offset in offsets[cells]]
-            rows += ROW.pack(*blocks, *(min(size, MAX_SIZE) for size in sizes[cells]), start, len(name))
-            start += len(name)
+            rows += ROW.pack(*blocks, *(min(size, MAX_SIZE) for size in sizes[cells]), len(names), len(name))
+            names += name
     except struct.error:
         raise DataError(f"{path} is larger than 2 TiB, or its names than 4 GiB: split it.") from None
-    return format_index(os.path.abspath(path), rows, b"".join(names), ignored, cut)
+    return format_index(os.path.abspath(path), bytes(rows), bytes(names), ignored, cut)
 
 
 def format_index(
-    path: str, rows: bytes | bytearray, keys: bytes, ignored: Mapping[str, int] | None = None, cut: Cut | None = None
+    path: str, rows: bytes, keys: bytes, ignored: Mapping[str, int] | None = None, cut: Cut | None = None
 ) -> bytes:
     """Returns what an index file holds, as it is described above."""
     head = {

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from input_pipeline.sources.files import SIGNALS
-from input_pipeline.sources.tar_scan import Cut, TarScan
+from input_pipeline.sources.tar_scan import Cut, TarMembers
 
 FILES = (*SIGNALS, "txt", "json")  # what a record can have
 EXTENSIONS = {
@@ -45,15 +45,20 @@ class TarRecords(NamedTuple):
     cut: Cut | None
 
 
-def group_members(scan: TarScan) -> TarRecords:
-    """Finds the records among the members of a tar."""
+def find_records(path: str) -> TarRecords:
+    """Reads the headers of a tar, and finds the records among its members.
+
+    Raises:
+      DataError: the tar is compressed, or is no tar at all.
+    """
+    members = TarMembers(path)
     keys: dict[str, int] = {}
     offsets, sizes = array("q"), array("q")
-    ignored = Counter(scan.ignored)
-    for name, offset, size in scan.members:
+    others: Counter[str] = Counter()
+    for name, offset, size in members:
         key, kind = _split(name)
         if kind is None:
-            ignored["other file"] += 1
+            others["other file"] += 1
             continue
         record = keys.setdefault(key, len(keys))
         if record * len(FILES) == len(sizes):
@@ -61,11 +66,11 @@ def group_members(scan: TarScan) -> TarRecords:
             sizes.extend([-1] * len(FILES))
         cell = record * len(FILES) + FILES.index(kind)
         if sizes[cell] >= 0:
-            ignored["second file of a kind"] += 1
+            others["second file of a kind"] += 1
             continue
         offsets[cell], sizes[cell] = offset, size
-    cut = scan.cut and scan.cut._replace(name=_split(scan.cut.name)[0])
-    return TarRecords(keys, offsets, sizes, ignored, cut)
+    cut = members.cut and members.cut._replace(name=_split(members.cut.name)[0])
+    return TarRecords(keys, offsets, sizes, members.ignored + others, cut)
 
 
 def _split(name: str) -> tuple[str, str | None]:

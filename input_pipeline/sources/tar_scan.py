@@ -47,6 +47,37 @@ class TarScan(NamedTuple):
     cut: Cut | None
 
 
+class TarMembers:
+    """Iterates over the regular files of the tar at `path`, without keeping them; see `scan_tar`.
+
+    Attributes:
+      ignored: how many other members were passed so far, by what they are.
+      cut: where the tar cannot be read any further, once that is known.
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        self.ignored: Counter[str] = Counter()
+        self.cut: Cut | None = None
+
+    def __iter__(self) -> Iterator[Member]:
+        name = ""
+        with open(self._path, "rb", buffering=0) as file:
+            try:
+                for header, offset in _walk(file.fileno()):
+                    refusal = _refusal(header)
+                    if refusal:
+                        self.ignored[refusal] += 1
+                        continue
+                    name = header.name.removeprefix("./")
+                    yield Member(name, offset, header.size)
+            except _Unreadable as error:
+                reason, byte = error.args
+                if byte < BLOCK:
+                    raise DataError(_no_tar(self._path, os.pread(file.fileno(), BLOCK, 0))) from None
+                self.cut = Cut(reason, name, byte)
+
+
 class _Unreadable(Exception):
     """(reason, byte)"""
 
@@ -65,22 +96,8 @@ def scan_tar(path: str) -> TarScan:
     Raises:
       DataError: the file is compressed, or is no tar at all.
     """
-    members: list[Member] = []
-    ignored: Counter[str] = Counter()
-    with open(path, "rb", buffering=0) as file:
-        try:
-            for header, offset in _walk(file.fileno()):
-                refusal = _refusal(header)
-                if refusal:
-                    ignored[refusal] += 1
-                else:
-                    members.append(Member(header.name.removeprefix("./"), offset, header.size))
-        except _Unreadable as error:
-            reason, byte = error.args
-            if byte < BLOCK:
-                raise DataError(_no_tar(path, os.pread(file.fileno(), BLOCK, 0))) from None
-            return TarScan(members, ignored, Cut(reason, members[-1].name if members else "", byte))
-    return TarScan(members, ignored, None)
+    found = TarMembers(path)
+    return TarScan(list(found), found.ignored, found.cut)
 
 
 def _walk(file: int) -> Iterator[tuple[_Header, int]]:

@@ -4,7 +4,7 @@ JPEG, PNG and WEBP, whatever they hold (grey, palette, 16 bits, CMYK, alpha, sev
 upright, the first frame. The header is checked before anything is decoded. Colour profiles are not applied.
 
 Pillow decodes. OpenCV is a tenth faster on JPEG, but drops alpha and takes damaged files for good ones: of 300 JPEGs
-with random bytes in place of 4 KiB it takes 300, Pillow 27. Both refuse all that are cut, and let most flipped bits pass.
+with random bytes in place of 4 KiB it takes 300, Pillow 27. Both refuse all that are cut, and few with a flipped bit.
 """
 
 import io
@@ -41,8 +41,8 @@ def decode_image(
 
     Args:
       data: the file.
-      at_least: the height and width that are needed of it. A JPEG that has 2, 4 or 8 times as much along both axes comes
-        out so much smaller, in half the time. None: all of it is needed.
+      at_least: the height and width that are needed of it. A JPEG that has 2, 4 or 8 times as much along both axes
+        comes out so much smaller, in half the time. None: all of it is needed.
       max_pixels: the most that the header may claim.
 
     Raises:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from input_pipeline.sources import tar_index
-from input_pipeline.sources.tar_index import FILES, MAX_SIZE, ROW, cache_folder, index_tar, open_indexes
-from input_pipeline.sources.tar_scan import Member, TarScan
+from input_pipeline.sources.tar_index import MAX_SIZE, ROW, cache_folder, index_tar, open_indexes
+from input_pipeline.sources.tar_records import FILES, TarRecords
 from mmfuse.types import DataError
 from tests.input_pipeline.test_tar_scan import BLOCK, write_tar
 
@@ -248,17 +248,14 @@ def test_ignored_members_are_kept(tmp_path, folder):
         assert index.ignored == {"unsafe name": 1, "other file": 1, "second file of a kind": 1}
 
 
-def scan_of(*members):
-    return lambda path: TarScan([Member(*member) for member in members], Counter(), None)
-
-
 def test_the_largest_tars(tmp_path, folder, monkeypatch):
-    path = write_tar(tmp_path / "x.tar", [])
-    last = BLOCK * (2**32 - 1)
-    monkeypatch.setattr(tar_index, "scan_tar", scan_of(("a.jpg", last, MAX_SIZE + 1), ("a.txt", BLOCK, 0)))
+    path, last = write_tar(tmp_path / "x.tar", []), BLOCK * (2**32 - 1)
+    found = {"sizes": (MAX_SIZE + 1, -1, 0, -1), "ignored": Counter(), "cut": None}
+    records = TarRecords({"a": 0}, (last, 0, BLOCK, 0), **found)
+    monkeypatch.setattr(tar_index, "find_records", lambda path: records)
     assert entries(index_tar(path, str(folder))) == [("a", (last, 0, BLOCK, 0), (MAX_SIZE, -1, 0, -1))]
     os.utime(path, ns=(0, 7))
-    monkeypatch.setattr(tar_index, "scan_tar", scan_of(("a.jpg", last + BLOCK, 1)))
+    records = TarRecords({"a": 0}, (last + BLOCK, 0, BLOCK, 0), **found)
     with pytest.raises(DataError, match=r"x\.tar is larger than 2 TiB.*split it"):
         index_tar(path, str(folder))
 
