@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from input_pipeline.sources import tar_index
-from input_pipeline.sources.tar_index import MAX_SIZE, ROW, cache_folder, index_tar, open_indexes
+from input_pipeline.sources.tar_index import MAX_SIZE, ROW, cache_folder, find_index, index_tar, open_indexes
 from input_pipeline.sources.tar_records import FILES, TarRecords
 from mmfuse.types import DataError
 from tests.input_pipeline.test_tar_scan import BLOCK, write_tar
@@ -109,7 +109,9 @@ def test_tars_are_read_once_and_again_only_when_they_change(tmp_path, folder, ma
     assert sorted(made) == paths[3:]
     made.clear()
     os.utime(paths[1], ns=(0, 7))
-    write_tar(paths[4], [("new.txt", b"new")])
+    before = os.stat(paths[4])
+    write_tar(paths[4], [("new.txt", bytes(before.st_size))])
+    os.utime(paths[4], ns=(0, before.st_mtime_ns))
     check(paths[:4], open_indexes(paths)[:4])
     assert sorted(made) == [paths[1], paths[4]]
 
@@ -219,6 +221,13 @@ def test_without_a_folder_the_index_is_held_in_memory(tmp_path, monkeypatch, cap
     assert "file/index cannot be written: the indexes of 3 tars are held in memory" in caplog.text
 
 
+def test_an_index_is_not_there_before_it_is_whole(tmp_path, folder, monkeypatch):
+    (path,), found, fsync = write_tars(tmp_path, 1), [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: fsync(file) or found.append(find_index(path, str(folder))))
+    (index,) = open_indexes([path])
+    assert found == [None] and find_index(path, str(folder)) == index
+
+
 def test_a_full_disk_leaves_nothing_behind(tmp_path, folder, caplog):
     paths = write_tars(tmp_path, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -242,10 +251,11 @@ def test_a_cut_is_told_at_every_start(tmp_path, folder, caplog):
 
 
 def test_ignored_members_are_kept(tmp_path, folder):
-    path = write_tar(tmp_path / "x.tar", [("a.txt", b"1"), ("a.bin", b"2"), ("../b.txt", b"3"), ("a.TXT", b"4")])
+    path = write_tar(tmp_path / "x.tar", [("a.txt", b""), ("a.bin", b"2"), ("../b.txt", b"3"), ("a.TXT", b"4")])
     for _ in range(2):
         (index,) = open_indexes([path])
         assert index.ignored == {"unsafe name": 1, "other file": 1, "second file of a kind": 1}
+        assert entries(index) == [("a", (0, 0, BLOCK, 0), (-1, -1, 0, -1))]
 
 
 def test_the_largest_tars(tmp_path, folder, monkeypatch):
