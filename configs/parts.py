@@ -26,6 +26,12 @@ def vit(width: int, depth: int, heads: int, *, image: tuple[int, int], patch: tu
     return encoder(width, depth, heads, **(own | changes))
 
 
+def convnet(width: int, blocks: tuple[int, ...], *, image: tuple[int, int], patch: tuple[int, int], **changes) -> dict:
+    """A residual network of 3×3 convolutions with so many `blocks` in each stage; the last has `width` channels."""
+    own = {"kind": "convnet", "width": width, "blocks": blocks, "image": image, "patch": patch}
+    return {**own, "norm": "layer", "pool": "mean", **changes}
+
+
 def audio(width: int, depth: int, heads: int, *, samples: int, patch: tuple[int, int], **changes) -> dict:
     """A transformer over the log-mel spectrogram of `samples` samples; patches are (frames, bands)."""
     own = {"kind": "audio", "samples": samples, "patch": patch, "class_token": False, "pool": "mean"}

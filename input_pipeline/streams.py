@@ -10,7 +10,7 @@ Processes of one job read every `of`-th row, so that together they read the same
 import functools
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -22,24 +22,41 @@ from input_pipeline.sources.contract import Source
 from input_pipeline.tokenizers import Tokenizer
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.audio import decode_audio, fit_audio
+from input_pipeline.transforms.augment_audio import make_audio_change
+from input_pipeline.transforms.augment_image import make_image_changes
 from input_pipeline.transforms.image import decode_image, resize_image
 from mmfuse.types import AUDIO_RATE, ConfigError, Example, Rejected
 
-
-def fit_image_signal(value: Any, shape: tuple[int, ...]) -> Fitted:
-    """Decodes an image if need be, and resizes it to (height, width)."""
-    image = decode_image(value, at_least=(shape[0], shape[1])) if isinstance(value, bytes) else value
-    return Fitted(resize_image(image, *shape), shape)
+Fit = Callable[[Any, tuple[int, ...], np.random.Generator], Fitted]
 
 
-def fit_audio_signal(value: Any, shape: tuple[int, ...]) -> Fitted:
-    """Decodes a waveform if need be, and cuts or pads it to (samples,)."""
-    waveform = decode_audio(value, max_seconds=shape[0] / AUDIO_RATE) if isinstance(value, bytes) else value
-    values, size = fit_audio(waveform, *shape)
-    return Fitted(values, (size,))
+def image_fit(augment: Mapping[str, Any]) -> Fit:
+    """What decodes an image if need be, resizes it to (height, width), and changes it as `augment` says."""
+    changes = make_image_changes(augment)
+
+    def fit(value, shape, rng):
+        if isinstance(value, bytes):
+            value = decode_image(value, at_least=None if changes.crop else (shape[0], shape[1]))
+        if changes.crop:
+            value = changes.crop(value, rng)
+        return Fitted(changes.rest(resize_image(value, *shape), rng), shape)
+
+    return fit
 
 
-FIT = {"image": fit_image_signal, "audio": fit_audio_signal}
+def audio_fit(augment: Mapping[str, Any]) -> Fit:
+    """What decodes a waveform if need be, cuts it to (samples,), changes it as `augment` says, and pads it."""
+    change = make_audio_change(augment)
+
+    def fit(value, shape, rng):
+        waveform = decode_audio(value, max_seconds=shape[0] / AUDIO_RATE) if isinstance(value, bytes) else value
+        values, size = fit_audio(change(waveform[: shape[0]], rng), *shape)
+        return Fitted(values, (size,))
+
+    return fit
+
+
+FITS: Mapping[str, Callable[[Mapping[str, Any]], Fit]] = {"image": image_fit, "audio": audio_fit}
 SHARES = 10**9  # into how many parts a mixture is divided
 
 
@@ -47,19 +64,27 @@ class Recipe:
     """How an example becomes a row: which signals and texts, in which shapes."""
 
     def __init__(
-        self, signals: Mapping[str, tuple[int, ...]], text: Mapping[str, texts.TextSpec], tokenizer: Tokenizer
+        self,
+        signals: Mapping[str, tuple[int, ...]],
+        text: Mapping[str, texts.TextSpec],
+        tokenizer: Tokenizer,
+        augment: Mapping[str, Mapping[str, Any]] = {},  # read, never written
     ):
-        """Args: raw shape of each signal's bucket; what each role holds; the tokenizer.
+        """Args: raw shape of each signal's bucket; what each role holds; the tokenizer; how each signal is changed.
 
         Raises:
-          ConfigError: a signal, role or kind of text that is not there.
+          ConfigError: a signal, role, kind of text or change that is not there; a signal changed that is not read.
         """
         for name in signals:
-            if name not in FIT:
-                raise ConfigError(f"there is no signal '{name}'; there are: {', '.join(FIT)}.")
+            if name not in FITS:
+                raise ConfigError(f"there is no signal '{name}'; there are: {', '.join(FITS)}.")
+        for name in augment:
+            if name not in signals:
+                raise ConfigError(f"augment.{name} changes a signal that the stream lacks: {', '.join(signals)}.")
         for role, spec in text.items():
             texts.check_spec(role, spec)
         self.signals, self.text, self.tokenizer = signals, text, tokenizer
+        self.fits = {name: FITS[name](augment.get(name, {})) for name in signals}
 
     def prepare(self, record: tuple[str, int, int, Example | Rejected], rng: np.random.Generator) -> Row:
         """Decodes, fits and tokenizes; whatever is wrong with the record becomes the row's reason."""
@@ -69,7 +94,7 @@ class Recipe:
             return empty._replace(rejected=example)
         try:
             fitted = {
-                name: FIT[name](example.signals[name], shape)
+                name: self.fits[name](example.signals[name], shape, rng)
                 for name, shape in self.signals.items()
                 if name in example.signals
             }

@@ -39,6 +39,7 @@ from mmfuse.objectives.generation import Generation
 from mmfuse.stack.block import SelfBlock
 from mmfuse.stack.stack import Segment, Stack
 from mmfuse.towers.audio import AudioTower
+from mmfuse.towers.convnet import ConvNet
 from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, LastPool, MeanPool
 from mmfuse.towers.text import TextTower
 from mmfuse.towers.vit import ViT
@@ -167,7 +168,13 @@ def _text_tower(config, vocabulary, dtype, rngs):
     )
 
 
-TOWERS = {"vit": _image_tower, "audio": _audio_tower, "text": _text_tower}
+def _convnet(config, vocabulary, dtype, rngs):
+    norm = lookup(NORMS, config.norm, "norm")
+    pool = _pool(config, dtype, rngs)
+    return ConvNet(config.width, config.blocks, norm, pool, patch=config.patch, dtype=dtype, rngs=rngs)
+
+
+TOWERS = {"vit": _image_tower, "convnet": _convnet, "audio": _audio_tower, "text": _text_tower}
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -219,7 +226,8 @@ def make_text_specs(config: ConfigDict) -> dict[str, TextSpec]:
 
 def make_recipe(config: ConfigDict, tokenizer: Tokenizer) -> Recipe:
     """How a stream's examples become rows."""
-    return Recipe(dict(config.signals), make_text_specs(config), tokenizer)
+    augment = config.augment.to_dict() if "augment" in config else {}
+    return Recipe(dict(config.signals), make_text_specs(config), tokenizer, augment)
 
 
 # --- objectives and evaluators ----------------------------------------------------------------------------------------

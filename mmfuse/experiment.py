@@ -227,7 +227,7 @@ def _without_remat(config: ConfigDict) -> ConfigDict | None:
     """The config with all activations kept, or None where they are."""
     plain = config.copy_and_resolve_references()
     stacks = [*plain.model.towers.values(), *([plain.model.single] if "single" in plain.model else [])]
-    if not any(stack.remat for stack in stacks):
+    if not any(stack.get("remat", False) for stack in stacks):
         return None
     for stack in stacks:
         stack.remat = False

@@ -19,7 +19,7 @@ from mmfuse.types import ConfigError
 # Numbers that may be below zero, and those that must be above it, by the ends of their names.
 ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
-    r"\.(rows|number|length|examples|chunk|tokens|width|depth|heads|key_heads|mlp|cross_every|embedding|temperature|"
+    r"\.(rows|number|length|examples|chunk|tokens|width|depth|heads|key_heads|mlp|blocks|cross_every|embedding|temperature|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
 )
 SMALLEST_VOCABULARY = 3 + 256  # control tokens, and every byte
@@ -79,7 +79,8 @@ def _check_model(config):
     _require(bool(model.towers), "model.towers is empty: give it a tower.")
     for name, tower in model.towers.items():
         build.lookup(build.TOWERS, tower.kind, "tower")
-        _check_stack(f"model.towers.{name}", tower)
+        check = _check_convnet if tower.kind == "convnet" else _check_stack
+        check(f"model.towers.{name}", tower)
     if "single" in model:
         _check_stack("model.single", model.single)
         for memory in model.single.memories:
@@ -92,6 +93,23 @@ def _check_model(config):
             model.single.depth % every == 0,
             f"model.single.depth is {model.single.depth}: make it a multiple of cross_every={every}.",
         )
+
+
+def _check_convnet(name, tower):
+    shrink = 2 ** (len(tower.blocks) - 1)
+    _require(
+        len(tower.blocks) > 0 and min(tower.blocks) > 0,
+        f"{name}.blocks is {tuple(tower.blocks)}: each stage needs one.",
+    )
+    _require(
+        tower.width % shrink == 0,
+        f"{name}.width={tower.width} does not halve {len(tower.blocks) - 1} times: make it a multiple of {shrink}.",
+    )
+    reach = tuple(side * shrink for side in tower.patch)
+    _require(
+        all(side % least == 0 for side, least in zip(tower.image, reach)),
+        f"{name}.image={tuple(tower.image)} does not divide by {reach}, what a token stands for.",
+    )
 
 
 def _check_stack(name, stack):

@@ -24,7 +24,7 @@ from jaxtyping import Float32
 
 from mmfuse.types import AUDIO_RATE, ConfigError
 
-Augmentation = Callable[[Float32[np.ndarray, "f"], np.random.Generator], Float32[np.ndarray, "f"]]
+AudioChange = Callable[[Float32[np.ndarray, "f"], np.random.Generator], Float32[np.ndarray, "f"]]
 
 NUMBER, WHOLE, PAIR = "a number", "a whole number", "(least, most), both"
 SETTINGS = {  # name → what is written, least, most
@@ -40,7 +40,7 @@ MASKS = {"band_masks": "band_share", "time_masks": "time_share"}  # each needs t
 ROUND_LENGTH = 1 << 14  # samples; the Fourier transform of a prime length takes 25 times as long
 
 
-def make_audio_augmentation(settings: Mapping[str, Any]) -> Augmentation:
+def make_audio_change(settings: Mapping[str, Any]) -> AudioChange:
     """Returns `augment(waveform, rng) → waveform` of the same length, in [−1, 1]: what is louder is clipped.
 
     Args:
@@ -141,7 +141,7 @@ def _fits(value: Any, form: str, least: int, most: int) -> bool:
 
 
 # In the order in which they happen: setting → what it makes.
-STEPS: Mapping[str, Callable[[Mapping[str, Any]], Augmentation]] = {
+STEPS: Mapping[str, Callable[[Mapping[str, Any]], AudioChange]] = {
     "shift_seconds": lambda given: partial(shift, most=round(given["shift_seconds"] * AUDIO_RATE)),
     "gain_db": lambda given: partial(gain, most=float(given["gain_db"])),
     "noise_db": lambda given: partial(add_noise, least=float(given["noise_db"][0]), most=float(given["noise_db"][1])),

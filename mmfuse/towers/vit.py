@@ -15,6 +15,7 @@ from jaxtyping import Int, Num
 from mmfuse.nn.masks import Mask
 from mmfuse.stack.block import Context
 from mmfuse.stack.stack import Stack
+from mmfuse.towers.patches import cut_patches, grid_positions, holds_any
 from mmfuse.towers.pooling import Pool
 from mmfuse.towers.tower import TowerOutput
 from mmfuse.types import MODALITIES, Tokens
@@ -70,11 +71,13 @@ class ViT(nnx.Module):
         Raises:
           ValueError: h or w is not a multiple of the patch.
         """
-        patches, position, valid = self._cut(values, size)
-        tokens = self.embed(patches)
+        patches = cut_patches((values.astype(self.dtype) - self.center) / self.scale, self.patch)
+        batch, rows, columns, _ = patches.shape
+        tokens = self.embed(patches.reshape(batch, rows * columns, -1))
+        position = jnp.broadcast_to(grid_positions(rows, columns), (batch, rows * columns, 2))
         if self.position is not None:
             tokens = tokens + self.position(position).astype(self.dtype)
-        segment = valid.astype(jnp.int32)
+        segment = holds_any(size, rows, columns, self.patch).astype(jnp.int32)
         if self.class_token is not None:
             first = jnp.broadcast_to(self.class_token[...][None].astype(self.dtype), (len(values), 1, tokens.shape[-1]))
             tokens = jnp.concatenate([first, tokens], axis=1)
@@ -83,17 +86,3 @@ class ViT(nnx.Module):
         out = self.stack(tokens, Context(Mask(query_segment=segment, key_segment=segment), position), probe=probe)
         tokens = Tokens(out.values, segment, position, jnp.full_like(segment, self.modality), jnp.zeros_like(segment))
         return TowerOutput(tokens, self.pool(tokens), out.aux, out.trace)
-
-    def _cut(self, values, size):
-        """Patches (B P hwc) row by row, their (row, column), and whether they hold any of the picture."""
-        batch, height, width, channels = values.shape
-        ph, pw = self.patch
-        if height % ph or width % pw:
-            raise ValueError(f"pictures of {height}×{width} do not divide into patches of {ph}×{pw}")
-        rows, columns = height // ph, width // pw
-        pixels = (values.astype(self.dtype) - self.center) / self.scale
-        patches = pixels.reshape(batch, rows, ph, columns, pw, channels).transpose(0, 1, 3, 2, 4, 5)
-        grid = jnp.stack(jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij"), axis=-1).reshape(1, -1, 2)
-        valid = (grid * jnp.array([[self.patch]]) < size[:, None]).all(axis=-1)
-        position = jnp.broadcast_to(grid, (batch, *grid.shape[1:])).astype(jnp.float32)
-        return patches.reshape(batch, rows * columns, -1), position, valid

@@ -15,7 +15,7 @@ from input_pipeline.sources.contract import Source
 from input_pipeline.sources.digits import Digits
 from input_pipeline.sources.scenes import Scenes
 from input_pipeline.sources.webdataset import Webdataset
-from input_pipeline.streams import FIT, Recipe, training_stream
+from input_pipeline.streams import FITS, Recipe, training_stream
 from input_pipeline.texts import TextSpec
 from mmfuse.build import SOURCES
 from mmfuse.types import Caption, Example, Question, Rejected
@@ -85,14 +85,14 @@ def test_every_kind_of_source_is_tested():
 
 
 def test_it_is_a_source_of_examples(make):
-    source = make(*FIT)
+    source = make(*FITS)
     assert isinstance(source, Source) and len(source) >= SAMPLE
     for record in [*sample(source), source[len(source) - 1]]:
         assert isinstance(record, Example | Rejected) and record.key
         if isinstance(record, Rejected):
             assert record.reason and record.key not in record.reason
             continue
-        assert record.concept and set(record.signals) <= set(FIT)
+        assert record.concept and set(record.signals) <= set(FITS)
         assert all(isinstance(caption, Caption) for caption in record.captions)
         assert all(isinstance(question, Question) for question in record.questions)
         for name, value in record.signals.items():
@@ -101,11 +101,11 @@ def test_it_is_a_source_of_examples(make):
 
 
 def test_a_record_is_always_the_same(make):
-    source = make(*FIT)
+    source = make(*FITS)
     forward = sample(source)
     for index in reversed(range(len(forward))):
         same(source[index], forward[index])
-        same(make(*FIT)[np.int64(index)], forward[index])
+        same(make(*FITS)[np.int64(index)], forward[index])
     with ThreadPoolExecutor(3) as threads:
         for one, other in zip(threads.map(source.__getitem__, range(len(forward))), forward):
             same(one, other)
@@ -127,7 +127,7 @@ def test_beyond_the_end_is_an_index_error(make):
 
 @pytest.mark.parametrize("signals", [(), ("image",), ("audio",)])
 def test_signals_that_nobody_asked_for_are_not_made(make, signals):
-    for record, whole in zip(sample(make(*signals)), sample(make(*FIT))):
+    for record, whole in zip(sample(make(*signals)), sample(make(*FITS))):
         assert type(record) is type(whole)
         if isinstance(record, Example):
             assert set(record.signals) == set(whole.signals) & set(signals)
@@ -136,7 +136,7 @@ def test_signals_that_nobody_asked_for_are_not_made(make, signals):
 
 def test_what_a_stream_reads_is_used_or_rejected(make, tokenizer):
     recipe = Recipe({"image": (5, 7), "audio": (13,)}, {"caption": TextSpec("captions", 1, 19)}, tokenizer)
-    loaded = training_stream({"it": make(*FIT)}, {"it": 1.0}, recipe, rows=13, seed=0)[0]
+    loaded = training_stream({"it": make(*FITS)}, {"it": 1.0}, recipe, rows=13, seed=0)[0]
     lost = sum(count for name, count in loaded.tally.items() if "/rejected/" in name)
     assert loaded.tally["it/read"] == 13 == loaded.tally["it/used"] + lost
     assert loaded.batch.valid.sum() == loaded.tally["it/used"] > 0

@@ -28,6 +28,11 @@ ROWS = {
         (100 * normal(B, 6, 10, 3), jnp.array([[6, 10], [2, 10], [0, 0]])),
         (6, 2, 0),
     ),
+    "convnet": (
+        parts.convnet(D, (1, 2), image=(12, 20), patch=(2, 5)),
+        (100 * normal(B, 12, 20, 3), jnp.array([[12, 20], [4, 20], [0, 0]])),
+        (6, 2, 0),
+    ),
     "audio": (
         parts.audio(D, 2, 3, samples=96, patch=(2, 3), bands=6, window=32, hop=16),
         (normal(B, 96), jnp.array([[96], [40], [0]])),
@@ -35,6 +40,8 @@ ROWS = {
     ),
     "text": (parts.text(D, 2, 3, length=7), (IDS, TEXT), (7, 3, 0)),
 }
+
+ATTENDING = [kind for kind in ROWS if kind != "convnet"]  # those with a stack of attention blocks
 
 
 def build(kind, dtype=jnp.float32, **changes):
@@ -103,6 +110,7 @@ def test_every_parameter_learns_and_every_gradient_is_finite(kind, tower):
         assert (np.asarray(leaf[...]) != 0).any() or path[-2:] == ("key", "bias"), path
 
 
+@pytest.mark.parametrize("kind", ATTENDING, indirect=True)
 def test_a_probe_looks_without_changing(kind, tower, output):
     looked = run(tower, kind, probe={"0": {"self0": jnp.float32(0)}})
     np.testing.assert_allclose(looked.pooled, output.pooled, atol=1e-5)
@@ -112,6 +120,7 @@ def test_a_probe_looks_without_changing(kind, tower, output):
     np.testing.assert_allclose(weights.sum(axis=-1), np.broadcast_to(there, weights.shape[:-1]), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ATTENDING, indirect=True)
 def test_rematerialised_and_unrolled_towers_are_the_same(kind, tower, output):
     for changes in ({"remat": True}, {"unroll": True}):
         other = build(kind, **changes)

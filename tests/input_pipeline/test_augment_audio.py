@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline.transforms.augment_audio import make_audio_augmentation
+from input_pipeline.transforms.augment_audio import make_audio_change
 from mmfuse.towers.audio import log_mel, mel_filters
 from mmfuse.types import AUDIO_RATE, ConfigError
 
@@ -24,7 +24,7 @@ def generator(seed):
 
 
 def augmented(waveform, seed=0, **settings):
-    return make_audio_augmentation(settings)(waveform, generator(seed))
+    return make_audio_change(settings)(waveform, generator(seed))
 
 
 def noise(samples=4001, level=0.1):
@@ -199,7 +199,7 @@ def test_the_tower_sees_the_masks_of_specaugment():
 )
 def test_what_cannot_be_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        make_audio_augmentation(settings)
+        make_audio_change(settings)
 
 
 def test_lists_do_for_pairs():

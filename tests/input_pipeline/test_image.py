@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from input_pipeline.streams import fit_image_signal
+from input_pipeline.streams import image_fit
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.image import ORIENTATION, decode_image, resize_image
 
@@ -143,7 +143,7 @@ def test_a_jpeg_is_no_smaller_than_what_is_needed(at_least, factor, orientation)
 def test_a_row_of_a_batch_has_all_detail_that_it_can_hold():
     """Stripes of 4 pixels, where half the height and a quarter of the width are wanted: they must not be averaged."""
     stripes = np.tile(np.arange(480)[:, None, None] // 4 % 2 * 200, (1, 640, 3)).astype(np.uint8)
-    fitted = fit_image_signal(encode(stripes, "JPEG", quality=97), (240, 160)).values
+    fitted = image_fit({})(encode(stripes, "JPEG", quality=97), (240, 160), np.random.default_rng(0)).values
     expected = np.tile(np.arange(240)[:, None, None] // 2 % 2 * 200, (1, 160, 3))
     np.testing.assert_allclose(fitted.astype(int), expected, atol=12)
 
