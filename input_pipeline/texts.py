@@ -57,13 +57,19 @@ class Encoded(NamedTuple):
     weight: Float[np.ndarray, "t"]
 
 
+def first_of_each_language(captions: Sequence[Caption]) -> tuple[Caption, ...]:
+    """What a record says first in each language, such as the name of what it shows."""
+    return tuple({caption.language: caption for caption in reversed(captions)}.values())
+
+
 TAKES: Mapping[str, Callable[[Example], tuple[Piece, ...]]] = {
     "captions": lambda example: example.captions,
     "whole_captions": lambda example: tuple(caption for caption in example.captions if caption.whole),
+    "first_captions": lambda example: first_of_each_language(example.captions),
     "questions": lambda example: example.questions,
     "description": lambda example: (Caption(example.description),) if example.description else (),
 }
-IN_LANGUAGES = ("captions", "whole_captions")  # the takes whose texts say their language
+IN_LANGUAGES = ("captions", "whole_captions", "first_captions")  # the takes whose texts say their language
 ROLES = ("source", "caption", "prompt", "target")
 LEAST_LENGTH = 3  # BOS, one token of text, EOS
 

@@ -1,6 +1,7 @@
 """How do emoji become real pictures with real words in 28 languages?
 
     python -m input_pipeline.prepare emoji --out=DIR [--packages=FOLDER]
+    python -m input_pipeline.prepare emoji --out=OTHER --artist=emojione
 
 An artist's drawings of the 1,911 base emoji (of those that come in several skin tones, the one with none chosen) meet
 the names and keywords of the Unicode CLDR. Both come as npm packages of pinned content, 68 MB. `npm pack` downloads
@@ -20,8 +21,11 @@ same. The character itself is the json's field `emoji`, and in no caption. The c
 An emoji without keywords in a language (12 times, in en-gb and es-mx) has its name alone there. The records stand in
 the order of a hash, at most 200 in a tar: each tar is a fair sample of the concepts, and can be held out.
 
-Drawings: Twemoji, © Twitter and contributors, CC-BY 4.0, packed by emoji-datasource, MIT. Words: emojibase-data, MIT,
-from the Unicode CLDR. Whoever passes the tars on must name them.
+The second line is the test of the first: another artist's drawings, of the 1,506 concepts that were there in 2018.
+
+Drawings: Twemoji, © Twitter and contributors, CC-BY 4.0, packed by emoji-datasource, MIT; EmojiOne 4.5, © JoyPixels,
+under its own free licence, which allows this use and asks to be named. Words: emojibase-data, MIT, from the Unicode
+CLDR. Whoever passes the tars on must name them.
 """
 
 import argparse
@@ -32,7 +36,7 @@ import re
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +75,8 @@ WORDS = Package("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2
 ARTISTS = {
     "twitter": Package(
         "emoji-datasource-twitter", "16.0.0", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
-    )
+    ),
+    "emojione": Package("emojione-assets", "4.5.0", "f55c1e3f230f1d552f17d18c936181234c9b155e304002d865124e6b0048acb5"),
 }
 
 
@@ -91,7 +96,7 @@ def run(options: argparse.Namespace) -> str:
         folder = Path(options.packages or scratch)
         if options.packages is None:
             download_packages((ARTISTS[options.artist], WORDS), folder)
-        drawings = read_drawings(folder, options.artist)
+        drawings = READERS[options.artist](folder)
         words = read_words(folder)
     concepts = set(drawings).intersection(*words.values())
     tars = write_tars(out, list(join_records(concepts, drawings, words, options.artist)))
@@ -119,16 +124,29 @@ def download_packages(packages: Sequence[Package], folder: Path) -> None:
         raise DataError(f"npm could not download the packages: {error.stderr.strip()}\n{mend}") from None
 
 
-def read_drawings(folder: Path, artist: str) -> dict[str, Drawing]:
-    """Returns concept → drawing, of an artist's package in `folder`. Raises as `read_package` does."""
-    files = read_package(ARTISTS[artist], folder, rf"package/(emoji\.json|img/{artist}/64/[^/]*\.png)")
+def read_twitter(folder: Path) -> dict[str, Drawing]:
+    """Returns concept → drawing, of the package in `folder`. Raises as `read_package` does."""
+    files = read_package(ARTISTS["twitter"], folder, r"package/(emoji\.json|img/twitter/64/[^/]*\.png)")
     return {
         concept_of(entry["unified"]): Drawing(
-            files[f"package/img/{artist}/64/{entry['image']}"], entry["category"], entry["subcategory"]
+            files[f"package/img/twitter/64/{entry['image']}"], entry["category"], entry["subcategory"]
         )
         for entry in json.loads(files["package/emoji.json"])
-        if entry[f"has_img_{artist}"]
+        if entry["has_img_twitter"]
     }
+
+
+def read_emojione(folder: Path) -> dict[str, Drawing]:
+    """As `read_twitter`; this artist has no subgroups, and one drawing for each skin tone, which are left out."""
+    files = read_package(ARTISTS["emojione"], folder, r"package/(emoji\.json|png/64/[^/]*\.png)")
+    return {
+        concept_of(code.upper()): Drawing(files[f"package/png/64/{code}.png"], entry["category"], "")
+        for code, entry in json.loads(files["package/emoji.json"]).items()
+        if entry["diversity"] is None and f"package/png/64/{code}.png" in files
+    }
+
+
+READERS: Mapping[str, Callable[[Path], dict[str, Drawing]]] = {"twitter": read_twitter, "emojione": read_emojione}
 
 
 def read_words(folder: Path) -> dict[str, dict[str, Any]]:
@@ -173,7 +191,10 @@ def concept_of(hexcode: str) -> str:
 
 
 def join_records(
-    concepts: set[str], drawings: Mapping[str, Drawing], words: Mapping[str, Mapping[str, Any]], artist: str
+    concepts: set[str],
+    drawings: Mapping[str, Drawing],
+    words: Mapping[str, Mapping[str, Any]],
+    artist: str,
 ) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     """Yields key, png and json fields of each concept, in the order of a hash."""
     for concept in sorted(concepts, key=lambda concept: hashlib.sha256(concept.encode()).digest()):

@@ -1,0 +1,81 @@
+"""Real pictures with real words in eight languages, in half an hour on two cores.
+
+    python -m input_pipeline.prepare emoji --out=data/emoji
+    python -m input_pipeline.prepare emoji --out=data/emojione --artist=emojione
+    python main.py --config=configs/emoji.py --workdir=runs/emoji
+
+A dual tower learns the names of 1,911 emoji from one artist's drawings, and is asked for them in another artist's.
+There is one picture of each concept, so the rest has to come from augmentation, and the picture tower is a residual
+network. Each drawing meets its name in all eight languages at once: the sooner are the names known.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import parts
+
+IMAGE, LENGTH = (48, 48), 16
+LANGUAGES = ("de", "en", "es", "fr", "hi", "ja", "ru", "zh")
+# What sets artists apart: where and how large they draw, their colours, light and lines. Nothing is mirrored, since
+# flags and arrows have sides.
+AUGMENT = {
+    "affine": {"degrees": 10.0, "translate": 0.06, "scale": (0.75, 1.1), "stretch": 0.15, "shear": 6.0},
+    "warp": {"share": 0.5, "strength": 0.02, "cells": 4},
+    "jitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.3, "hue": 0.03},
+    "shade": {"strength": 0.3},
+    "outline": {"share": 0.2, "width": 1},
+    "erase": {"share": 0.2, "area": (0.02, 0.1)},
+}
+
+
+def get_config() -> ConfigDict:
+    """The experiment."""
+    config = ConfigDict()
+    config.seed = 0
+    config.data = {"train": "data/emoji/*.tar", "test": "data/emojione/*.tar"}
+    config.tokenizer = {"vocabulary": 4096, "examples": 2000}
+    config.sources = {"emoji": {"kind": "webdataset", "shards": config.data.get_ref("train")}}
+    names = {"take": "first_captions", "number": len(LANGUAGES), "length": LENGTH, "languages": LANGUAGES}
+    signals = {"image": IMAGE}
+    config.streams = {
+        "pairs": {
+            "rows": 128,
+            "mixture": {"emoji": 1.0},
+            "signals": signals,
+            "augment": {"image": AUGMENT},
+            "text": {"caption": names},
+            "objectives": {"contrastive": 1.0},
+            "accumulate": 1,
+        }
+    }
+    pairs = (("image", "caption"),)
+    config.objectives = {"contrastive": {"kind": "contrastive", "loss": "info_nce", "between": pairs}}
+    config.model = {
+        "dtype": "float32",
+        "towers": {
+            "image": parts.convnet(384, (1, 1, 1), image=IMAGE, patch=(4, 4)),
+            "text": parts.text(192, 1, 4, length=LENGTH),
+        },
+        "dual": {"embedding": 192, "temperature": 0.07, "bias": -10.0},
+    }
+    config.optimizer = parts.optimizer(
+        2e-3, warmup=50, weight_decay=((r"(bias|scale|log_scale|logit_bias)$", 0.0), (".*", 0.1))
+    )
+    config.sharding = parts.sharding()
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    # the minutes become steps once; both are limits, and 0 minutes are none
+    config.train = {"minutes": 30.0, "steps": 100_000, "evaluate_every": 100_000}
+    config.checkpoint = {"every": 200, "keep": 2}
+    config.log_every = 10
+    config.loader = parts.loader()
+    config.evaluators = {
+        "retrieval": {
+            "kind": "retrieval",
+            "source": {"kind": "webdataset", "shards": config.data.get_ref("test")},
+            "stream": {"rows": 64, "examples": 10_000, "signals": signals, "text": {"caption": names}},
+            "between": pairs,
+            "at": (1, 5, 10),
+            "chunk": 256,
+        }
+    }
+    config.eval = parts.evaluation()
+    return config.lock()
