@@ -73,14 +73,11 @@ class Recipe:
         """Args: raw shape of each signal's bucket; what each role holds; the tokenizer; how each signal is changed.
 
         Raises:
-          ConfigError: a signal, role, kind of text or change that is not there; a signal changed that is not read.
+          ConfigError: a signal, role, kind of text or change that is not there.
         """
         for name in signals:
             if name not in FITS:
                 raise ConfigError(f"there is no signal '{name}'; there are: {', '.join(FITS)}.")
-        for name in augment:
-            if name not in signals:
-                raise ConfigError(f"augment.{name} changes a signal that the stream lacks: {', '.join(signals)}.")
         for role, spec in text.items():
             texts.check_spec(role, spec)
         self.signals, self.text, self.tokenizer = signals, text, tokenizer

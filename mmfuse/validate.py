@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.streams import FITS
 from input_pipeline.texts import check_spec
 from mmfuse import build
 from mmfuse.training.workdir import flatten
@@ -96,11 +97,8 @@ def _check_model(config):
 
 
 def _check_convnet(name, tower):
+    _require(bool(tower.blocks), f"{name}.blocks is empty: write how many blocks each stage has.")
     shrink = 2 ** (len(tower.blocks) - 1)
-    _require(
-        len(tower.blocks) > 0 and min(tower.blocks) > 0,
-        f"{name}.blocks is {tuple(tower.blocks)}: each stage needs one.",
-    )
     _require(
         tower.width % shrink == 0,
         f"{name}.width={tower.width} does not halve {len(tower.blocks) - 1} times: make it a multiple of {shrink}.",
@@ -150,6 +148,9 @@ def _check_shapes(name, stream, model):
         tower = build.lookup(model.towers, signal, f"tower for a signal of {name}:")
         wanted = tuple(tower.image) if "image" in tower else (tower.samples,)
         _require(tuple(shape) == wanted, f"{name}.signals.{signal} is {tuple(shape)}, and its tower reads {wanted}.")
+    for signal, settings in stream.get("augment", {}).items():
+        _require(signal in stream.signals, f"{name}.augment.{signal} changes a signal that the stream lacks.")
+        FITS[signal](settings.to_dict())
     for role, spec in build.make_text_specs(stream).items():
         check_spec(role, spec)
         reader = "single" if role in ("prompt", "target") else "text"

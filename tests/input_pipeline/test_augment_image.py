@@ -243,8 +243,3 @@ def test_a_stream_is_changed_by_seed_and_step_alone_and_an_evaluation_not_at_all
         np.testing.assert_array_equal(first[name].values, again[name].values)
         assert (first[name].values != other[name].values).any()
     assert evaluation_stream("s", source, plain, rows=7)[0].batch.signals["image"].values.any()
-
-
-def test_changing_a_signal_that_is_not_read_is_refused():
-    with pytest.raises(ConfigError, match=r"augment\.audio changes a signal that the stream lacks"):
-        Recipe({"image": (8, 8)}, {}, train_tokenizer(["a"], vocab_size=300), AUGMENT)

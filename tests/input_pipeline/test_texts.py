@@ -89,6 +89,7 @@ def test_takes():
     assert {name: take(EXAMPLE) for name, take in TAKES.items()} == {
         "captions": (CAPTION, GERMAN),
         "whole_captions": (CAPTION,),
+        "first_captions": (GERMAN, CAPTION),
         "questions": (QUESTION,),
         "description": (Caption("described"),),
     }
@@ -122,6 +123,8 @@ def test_captions_of_other_languages_are_left_alone():
     assert sorted(drawn(SPOKEN, both)) == sorted(caption for caption in LANGUAGES if caption.language != "en")
     assert drawn(SPOKEN, TextSpec("whole_captions", 1, 11, ("sw", "de")))[0].language == "de"
     assert {drawn(SPOKEN, TextSpec("captions", 1, 11, ("de",)), seed)[0] for seed in range(30)} == {*LANGUAGES[9:11]}
+    first = drawn(SPOKEN, TextSpec("first_captions", 99, 11, ("en", "de")))
+    assert sorted(first) == sorted([MANY[0], Caption("ein Kreis", "de")])
 
 
 @pytest.mark.parametrize(("take", "languages"), [("captions", ("fr",)), ("whole_captions", ("sw",))])
@@ -199,7 +202,7 @@ def test_prompt_of_an_english_caption_is_empty():
     [
         ("captions", TextSpec("captions", 1, 11), "no role of text 'captions'; did you mean 'caption'"),
         ("caption", TextSpec("whole_caption", 1, 11), "no kind of text to take 'whole_caption'; did you mean 'whole_"),
-        ("caption", TextSpec("xyz", 1, 11), "'xyz'. There are: captions, whole_captions, questions, description"),
+        ("caption", TextSpec("xyz", 1, 11), "'xyz'. There are: captions, whole_captions, first_captions,"),
         ("target", TextSpec("captions", 0, 11), r"text\.target has number=0, length=11: write a number of 1"),
         (
             "target",

@@ -2,10 +2,12 @@
 
 import pytest
 
+from configs import parts
 from mmfuse.types import ConfigError
 from mmfuse.validate import validate
 from tests import small
 
+CONVNET = parts.convnet(64, (1, 1, 1), image=(64, 64), patch=(4, 4))
 WRONG = [
     ({"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate is nan: write a finite number"),
     ({"optimizer.clip": float("inf")}, "optimizer.clip is inf"),
@@ -28,6 +30,16 @@ WRONG = [
         {"streams.pairs.text.caption.packed": 2},
         "text.caption.packed is 2: write 1, or more for texts of the role 'target' alone",
     ),
+    ({"streams.answers.augment": {"text": {}}}, "streams.answers.augment.text changes a signal that the stream lacks"),
+    ({"streams.answers.augment": {"image": {"flipp": {}}}}, "no augmentation of images 'flipp'; did you mean 'flip'"),
+    ({"streams.answers.augment": {"audio": {"gain_db": -1}}}, "cannot be negative"),
+    (
+        {"model.towers.image": CONVNET | {"width": 10}},
+        r"image.width=10 does not halve 2 times: make it a multiple of 4",
+    ),
+    ({"model.towers.image": CONVNET | {"patch": (12, 4)}}, r"\(64, 64\) does not divide by \(48, 16\)"),
+    ({"model.towers.image": CONVNET | {"blocks": ()}}, "image.blocks is empty"),
+    ({"model.towers.image": CONVNET | {"blocks": (1, 0)}}, "image.blocks is 0: write a number above 0"),
     ({"evaluators.vqa.stream.text.prompt.packed": 2}, "text.prompt.packed is 2"),
     ({"streams.answers.text.target.languages": ("en",)}, "a text of 'questions' does not say its language"),
     ({"streams.pairs.text.target.language": ("en",)}, "no setting of a text 'language'; did you mean 'languages'"),

@@ -118,6 +118,20 @@ def test_records(monkeypatch, tmp_path, capsys):
     assert [entry["text"] for entry in keycap["json"]["captions"]] == [f"{code} keycap: #" for code in emoji.LANGUAGES]
 
 
+def test_another_artist_draws_the_same_concepts(monkeypatch, tmp_path):
+    pin(monkeypatch, tmp_path / "npm")
+    package = emoji.ARTISTS["emojione"]
+    entry = {"category": "people", "diversity": None}
+    entries = {"1f600": entry, "1f600-1f3fb": entry | {"diversity": "1f3fb"}, "1f601": entry}
+    files = {f"png/64/{code}.png": code.encode() for code in ("1f600", "1f600-1f3fb")}
+    written = write_package(tmp_path / "npm" / package.file, {"emoji.json": json.dumps(entries).encode(), **files})
+    monkeypatch.setitem(emoji.ARTISTS, "emojione", package._replace(sha256=written))
+    records = prepare(tmp_path, f"--packages={tmp_path / 'npm'}", "--artist=emojione")
+    assert set(records) == {"1F600"} and records["1F600"]["png"] == b"1f600"
+    fields = records["1F600"]["json"]
+    assert (fields["concept"], fields["artist"], fields["group"]) == ("1F600", "emojione", "people")
+
+
 def test_webdataset_reads_them(monkeypatch, tmp_path):
     pin(monkeypatch, tmp_path / "npm")
     prepare(tmp_path, f"--packages={tmp_path / 'npm'}")
@@ -200,7 +214,7 @@ def test_another_content_than_the_pinned_one_is_refused(monkeypatch, tmp_path, p
     path.write_bytes(path.read_bytes() + b"\0")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(DataError, match=f"{package.file} has sha256 {found} instead of"):
-        emoji.read_drawings(tmp_path / "npm", "twitter")
+        emoji.read_twitter(tmp_path / "npm")
         emoji.read_words(tmp_path / "npm")
 
 
