@@ -43,6 +43,23 @@ def read_cells(row: "pa.RecordBatch | pa.Table", columns: Mapping[str, str]) -> 
     return {field: _read_cell(row.column(column), field) for field, column in columns.items()}
 
 
+def as_bytes(kind: "pa.DataType") -> "pa.DataType":
+    """The type with bytes for text, so that offsets can be checked without asking for UTF-8 of a row's neighbours."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_string(kind) or types.is_large_string(kind):
+        return pa.binary() if types.is_string(kind) else pa.large_binary()
+    if types.is_struct(kind):
+        return pa.struct([part.with_type(as_bytes(part.type)) for part in kind])
+    if not _is_list(kind):
+        return kind
+    entry = kind.value_field.with_type(as_bytes(kind.value_type))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(entry, kind.list_size)
+    return pa.list_(entry) if types.is_list(kind) else pa.large_list(entry)
+
+
 def _read_cell(cells: "pa.Array | pa.ChunkedArray", field: str) -> Any:
     from pyarrow import types
 

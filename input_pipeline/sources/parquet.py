@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # few runs need pyarrow: it is imported where it is used
 CACHE_BYTES = 1 << 29
 LARGE_GROUP_BYTES = 1 << 26  # from here on shuffled access is slow enough to say so
 FREE_GROUP_BYTES, MAX_UNFOLDING = 1 << 27, 4  # a group may decode to so much, or to so many times its bytes on disk
-ROWS_AT_ONCE = 256  # decoded before their size is seen: writers repeat values of up to 1 MB from a dictionary
+ROWS_AT_ONCE = 128  # decoded before their size is seen: writers repeat values of up to 1 MB from a dictionary
 MAX_OPEN_FILES = 128
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def _read_group(file: RowGroups, group: int) -> "pa.Table":
     for batch in opened.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=names):
         batches.append(batch)
         size += batch.nbytes
-        if size > limit:
+        if size + batch.nbytes > limit:  # another one like it would be too much
             raise BadRecord("row group too large")
     return pa.Table.from_batches(batches)
 
