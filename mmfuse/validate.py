@@ -6,7 +6,7 @@ instead, before anything is allocated. Unknown names of parts are refused by `bu
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,7 +52,7 @@ def validate(config: ConfigDict, *, shards: int) -> None:
 
 
 @contextmanager
-def _reading(part: str) -> Iterator[None]:
+def _reading(part: str) -> Generator[None]:
     """A value of a wrong type, or one that is missing, is an error of the config and not of ours."""
     try:
         yield

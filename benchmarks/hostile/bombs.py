@@ -192,7 +192,9 @@ FILES: Mapping[str, Callable[[Path], Attempt]] = {
     "tar name of 8 GB": lambda folder: tar_of(folder, tar_header("a", 8 << 30, tarfile.GNUTYPE_LONGNAME), size=9 << 30),
     "tar member of 8 GB": lambda folder: tar_of(folder, tar_header("a.jpg", 8 << 30), size=9 << 30),
     "jsonl line of 10 MB": lambda folder: lines_of(folder, 10_000_000),
-    "Parquet group of 950 MB in 50 KB": lambda folder: parquet_of(folder, "a" * 10**6, 950, use_dictionary=False, write_statistics=False),
+    "Parquet group of 950 MB in 50 KB": lambda folder: parquet_of(
+        folder, "a" * 10**6, 950, use_dictionary=False, write_statistics=False
+    ),
     "Parquet caption of 1 MB, 2,000 times": lambda folder: parquet_of(folder, "a" * 10**6, 2000),
     "Arrow of 400 MB in 2 MB": lambda folder: arrow_of(folder, _text(400_000_000), "lz4"),
     "Arrow list of two billion nulls": lambda folder: arrow_of(folder, _nulls(2**31 - 1)),
@@ -207,7 +209,7 @@ def _attempt(name: str, folder: Path) -> Attempt:
     if name in TEXTS:
         texts = TEXTS[name]()
         return lambda: [clean_text(caption.text) for caption in parse_annotations(*texts).captions]
-    data = (IMAGES | SOUNDS)[name]()
+    data = {**IMAGES, **SOUNDS}[name]()
     return (lambda: decode_image(data)) if name in IMAGES else (lambda: decode_audio(data, max_seconds=SECONDS))
 
 
@@ -229,7 +231,12 @@ def set_off(name: str, folder: Path) -> dict[str, Any]:
     except (BadRecord, MmfuseError) as error:
         reason = error.reason if isinstance(error, BadRecord) else type(error).__name__
     milliseconds = (time.process_time() - start) * 1e3
-    return {"bomb": name, "refused": reason, "megabytes": (_memory("VmHWM") - before) / 1e6, "milliseconds": milliseconds}
+    return {
+        "bomb": name,
+        "refused": reason,
+        "megabytes": (_memory("VmHWM") - before) / 1e6,
+        "milliseconds": milliseconds,
+    }
 
 
 def _report(name: str) -> None:

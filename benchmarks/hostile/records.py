@@ -23,10 +23,10 @@ from mmfuse.types import AUDIO_RATE
 
 
 class Record(NamedTuple):
-    """The parts of one record, as they are written. `sidecar` stands for the json that they would make."""
+    """The parts of one record, as they are written; empty bytes are none. `sidecar` replaces the json of the texts."""
 
-    image: bytes | None
-    audio: bytes | None
+    image: bytes
+    audio: bytes
     captions: Any  # texts; bytes where they are no UTF-8
     sidecar: bytes | None = None
 
@@ -74,18 +74,24 @@ NOT_FINITE = np.where(np.arange(1600) == 100, np.nan, WAVE).astype(np.float32)
 
 KINDS: Mapping[str, Kind] = {
     "cut image": Kind("damaged image", lambda good: good._replace(image=good.image[:-30])),
-    "flipped bit": Kind("damaged image", lambda good: good._replace(image=flip(good.image, good.image.index(b"IDAT") + 9))),
-    "image of 2.5 gigapixels": Kind("too many pixels", lambda good: good._replace(image=png_header(50_000) + png_part(b"IDAT", b""))),
+    "flipped bit": Kind(
+        "damaged image", lambda good: good._replace(image=flip(good.image, good.image.index(b"IDAT") + 9))
+    ),
+    "image of 2.5 gigapixels": Kind(
+        "too many pixels", lambda good: good._replace(image=png_header(50_000) + png_part(b"IDAT", b""))
+    ),
     "web page for an image": Kind("not JPEG, PNG or WEBP", lambda good: good._replace(image=b"<html>404</html>")),
     "cut sound": Kind("truncated audio", lambda good: good._replace(audio=good.audio[:-100])),
     "damaged sound": Kind("damaged audio", lambda good: good._replace(audio=FLAC[: len(FLAC) // 2])),
     "sound without samples": Kind("empty audio", lambda good: good._replace(audio=encode_sound(WAVE[:0]))),
-    "sound that is not a number": Kind("audio is not finite", lambda good: good._replace(audio=encode_sound(NOT_FINITE))),
+    "sound that is not a number": Kind(
+        "audio is not finite", lambda good: good._replace(audio=encode_sound(NOT_FINITE))
+    ),
     "sound at 1 Hz": Kind("audio rate or channels", lambda good: good._replace(audio=encode_sound(WAVE[:9], rate=1))),
     "caption that is not UTF-8": Kind("text is not UTF-8", lambda good: good._replace(captions=[b"caf\xe9"])),
     "no caption": Kind("no captions", lambda good: good._replace(captions=[" "])),
     "too many captions": Kind("too many texts", lambda good: good._replace(captions=["a"] * (MAX_TEXTS + 1))),
-    "empty record": Kind("empty record", lambda good: Record(None, None, [])),
+    "empty record": Kind("empty record", lambda good: Record(b"", b"", [])),
     "lone surrogate": Kind("lone surrogate", lambda good: good._replace(captions=["\ud800"]), True),
     "cut json": Kind("json does not parse", lambda good: good._replace(sidecar=b'{"captions": ["a'), True),
     "number for captions": Kind("field of a wrong type", lambda good: good._replace(captions=5), True),
@@ -119,7 +125,7 @@ def make_records(plan: Iterable[str | None]) -> list[Record]:
     return [KINDS[name].spoil(record) if name else record for name, record in zip(plan, good)]
 
 
-# --- how each format is written: a folder and records → the source in a config -----------------------------------------
+# --- how each format is written: a folder and records → the source in a config ---------------------------------------
 
 
 def _sidecar(record: Record, **files) -> bytes:
@@ -139,7 +145,7 @@ def write_tar(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
     with tarfile.open(folder / "records.tar", "w") as tar:
         for number, record in enumerate(records):
             for extension, data in (("png", record.image), ("wav", record.audio), ("json", _sidecar(record))):
-                if data is not None:
+                if data:
                     member = tarfile.TarInfo(f"{number:06d}.{extension}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -150,7 +156,7 @@ def write_jsonl(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
     """Lines, with a file for every image and sound."""
     lines = []
     for number, record in enumerate(records):
-        files = {name: f"{number}.{name}" for name in ("image", "audio") if getattr(record, name) is not None}
+        files = {name: f"{number}.{name}" for name in ("image", "audio") if getattr(record, name)}
         for name, file in files.items():
             (folder / file).write_bytes(getattr(record, name))
         lines.append(_sidecar(record, **files))
@@ -164,7 +170,9 @@ def _table(records: Sequence[Record]):
     captions = [[text if isinstance(text, bytes) else text.encode() for text in record.captions] for record in records]
     lists = pa.array(captions, pa.list_(pa.binary()))
     texts = pa.Array.from_buffers(pa.string(), len(lists.values), lists.values.buffers())  # whether it is UTF-8 or not
-    parts = [pa.array([getattr(record, name) for record in records], pa.binary()) for name in ("image", "audio")]
+    parts = [
+        pa.array([getattr(record, name) or None for record in records], pa.binary()) for name in ("image", "audio")
+    ]
     return pa.table([*parts, pa.ListArray.from_arrays(lists.offsets, texts)], names=["image", "audio", "captions"])
 
 
@@ -208,7 +216,7 @@ def write_tfds(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
 
         def _generate_examples(self):
             for number, record in enumerate(records):
-                yield number, {"image": record.image or b"", "audio": record.audio or b"", "captions": record.captions}
+                yield number, {"image": record.image, "audio": record.audio, "captions": record.captions}
 
     Hostile(data_dir=folder, file_format="array_record").download_and_prepare()
     return {"kind": "tfds", "name": "hostile", "folder": str(folder), "split": "train"}

@@ -64,8 +64,8 @@ class Arrow:
       columns: field → its column, where that has another name, such as {"image": "img", "caption": "text"}.
 
     Raises:
-      DataError: no such folder, files that are cut, missing or compressed, no rows, a field or column that there is not,
-        or a column of a type that cannot be read.
+      DataError: no such folder, files that are cut, missing or compressed, no rows, a field or column that there is
+        not, or a column of a type that cannot be read.
     """
 
     def __init__(self, folder: str, *, signals: Sequence[str] = SIGNALS, columns: Mapping[str, str] | None = None):
@@ -155,7 +155,7 @@ def _open_table(path: str, state: tuple[int, int]) -> Batches:
 
 
 def _is_compressed(metadata: "pa.Buffer") -> bool:
-    """Whether a message's data are, as its flatbuffer says before anything is unfolded (Message.fbs of Apache Arrow)."""
+    """Whether a message's data are, as its flatbuffer says before anything is unfolded (Arrow's Message.fbs)."""
     data = metadata.to_pybytes()
 
     def number(place: int, size: int, signed: bool = False) -> int:

@@ -1,6 +1,8 @@
 """How does a cell of a Parquet or Arrow table become a value, and which types may it have?
 
-    cell    one | a list of them       one    a value | a struct of values       value    text, bytes, number, truth, null
+    cell    one, or a list of them
+    one     a value, or a struct of values
+    value   text, bytes, a number, a truth value, null
 
 No field of `rows.py` needs more than that. Of other types a few bytes may stand for gigabytes (lists of lists of nulls,
 run ends), or for what Python cannot hold (dates), or for code (extension types). Sizes are looked at before anything is
@@ -29,8 +31,8 @@ def check_types(schema: "pa.Schema", columns: Mapping[str, str], path: str) -> N
         values = [part.type for part in entry] if types.is_struct(entry) else [entry]
         if not all(_is_value(value) for value in values):
             raise DataError(
-                f"{path}: the column {column!r} has the type {kind}, from which {field!r} is not read. Write it as text, "
-                "bytes, numbers, or a list or a struct of these; or name another column in `columns`."
+                f"{path}: the column {column!r} has the type {kind}, from which {field!r} is not read. Write it as "
+                "text, bytes, numbers, or a list or a struct of these; or name another column in `columns`."
             )
 
 
@@ -85,4 +87,11 @@ def _is_value(kind: "pa.DataType") -> bool:
 
     text = types.is_string(kind) or types.is_large_string(kind)
     data = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-    return text or data or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind)
+    return (
+        text
+        or data
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or types.is_null(kind)
+    )

@@ -170,7 +170,9 @@ def _check_classes(path: Path) -> None:
         for key in CLASS_KEYS:
             name = fields.get(key, FEATURES)
             if isinstance(name, str) and not name.startswith(FEATURES):
-                raise DataError(f"{path}/features.json names the class {name!r}: only features of tfds itself are read.")
+                raise DataError(
+                    f"{path}/features.json names the class {name!r}: only features of tfds itself are read."
+                )
         if "proto_cls" in fields and isinstance(fields.get("content"), str):  # json within json, of old sets
             json.loads(fields["content"], object_hook=check)
         return fields

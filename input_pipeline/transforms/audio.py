@@ -17,8 +17,8 @@ from mmfuse.types import AUDIO_RATE
 
 MAX_CHANNELS = 8
 RATES = range(4_000, 192_001)  # Hz
-# The filter grows with the denominator. The usual rates have theirs; odd ones are off by a microsecond in eight seconds,
-# where 191,999 Hz took 300 MB and 2 s.
+# The filter grows with the denominator. The usual rates have theirs; odd ones are off by a microsecond in eight
+# seconds, where 191,999 Hz took 300 MB and 2 s.
 MAX_DENOMINATOR = 10_000
 UNKNOWN_SIZE = 0x7FFF_F000  # a WAV that was written to a pipe says this or more
 LAST_PAGE = 4  # a flag in the header of an Ogg page
@@ -37,7 +37,8 @@ def decode_audio(data: bytes, *, max_seconds: float) -> Float32[np.ndarray, "f"]
             if file.samplerate not in RATES or file.channels > MAX_CHANNELS:
                 raise BadRecord("audio rate or channels")
             rate, frames = file.samplerate, min(file.frames, math.ceil(max_seconds * file.samplerate))
-            blocks = file.blocks(rate, frames=frames, dtype="float32", always_2d=True)  # eight channels are a lot at once
+            # a second at a time: many channels are much memory
+            blocks = file.blocks(rate, frames=frames, dtype="float32", always_2d=True)
             wave = np.concatenate([block.mean(axis=1) for block in blocks] or [np.zeros(0, np.float32)])
     except soundfile.SoundFileError:
         raise BadRecord("damaged audio") from None
