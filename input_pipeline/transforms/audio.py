@@ -17,7 +17,7 @@ from mmfuse.types import AUDIO_RATE
 
 MAX_CHANNELS = 8
 RATES = range(4_000, 192_001)  # Hz
-# The filter grows with the denominator. The usual rates have theirs; odd ones are off by a microsecond in eight
+# The filter grows with the denominator. The usual rates have theirs; odd ones are off by at most 0.4 ms in eight
 # seconds, where 191,999 Hz took 300 MB and 2 s.
 MAX_DENOMINATOR = 10_000
 UNKNOWN_SIZE = 0x7FFF_F000  # a WAV that was written to a pipe says this or more
