@@ -2,8 +2,8 @@
 
     python -m benchmarks.hostile_input
 
-R11, R12, R13 and R15 of the battery, in their long form; `tests/input_pipeline/test_hostile_input.py` is the short one.
-Appends to results/hostile_input.jsonl; `python -m benchmarks.tables` makes the table of it. Takes about half an hour.
+This is the long form; `tests/input_pipeline/test_hostile_input.py` is the short one. Appends to
+results/hostile_input.jsonl, of which `python -m benchmarks.tables` makes docs/hostile_input.md. Takes half an hour.
 """
 
 import argparse
@@ -35,10 +35,9 @@ from mmfuse.build import make_source
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {0.0: (0.1,), 0.001: (0.1,), 0.01: (0.1,), 0.1: (0.2, 0.05), 0.5: (0.6, 0.1)}  # share that is bad → allowed
-COMPLETE, REFUSED, STOPPED = 0, 2, 75  # exit codes
 
 
-# --- R11: bad records -------------------------------------------------------------------------------------------------
+# --- bad records ------------------------------------------------------------------------------------------------------
 
 
 def write_sources(folder: Path, number: int, share: float, *, seed: int) -> dict[str, list[str | None]]:
@@ -130,7 +129,7 @@ def train(folder: Path, allowed: float, tallies: list[Counter], *, interrupted: 
 
 
 def bad_records(number: int, *, seed: int) -> Iterator[dict[str, Any]]:
-    """R11, for each share of bad records."""
+    """For each share of bad records: what is counted, and how real runs end."""
     recipe = make_recipe()
     for share, allowances in ALLOWED.items():
         with tempfile.TemporaryDirectory() as name:
@@ -154,7 +153,7 @@ def bad_records(number: int, *, seed: int) -> Iterator[dict[str, Any]]:
             }
 
 
-# --- R12, R13, R15 ----------------------------------------------------------------------------------------------------
+# --- bombs, traps and fuzz --------------------------------------------------------------------------------------------
 
 
 def in_a_process(module: str) -> list[dict[str, Any]]:
@@ -165,7 +164,7 @@ def in_a_process(module: str) -> list[dict[str, Any]]:
 
 
 def fuzzed(cases: int, *, seed: int) -> Iterator[dict[str, Any]]:
-    """R15: every family, in its share of the cases."""
+    """Every family, in its share of the cases."""
     total = sum(share for share, _ in fuzz.FAMILIES.values())
     for family, (share, _) in fuzz.FAMILIES.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""R11, R12, R13 and R15 of the battery in their short form; `benchmarks/hostile_input.py` is the long one.
+"""What does the input side survive, in short? `benchmarks/hostile_input.py` is the long form.
 
 Times are of the long form: here, what hangs is found, and not what is slow.
 """
