@@ -70,6 +70,22 @@ def test_a_compressed_file_is_refused_before_it_is_unfolded(tmp_path, compressio
         Arrow(path)
 
 
+def test_a_dictionary_may_be_compressed_alone(tmp_path):
+    path = write(tmp_path / "data", range(4))
+    table = pa.table({"caption": pa.array(["a" * 1000] * 9).dictionary_encode()})
+    messages = {}
+    for compression in (None, "zstd"):
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+            writer.write_table(table)
+        messages[compression] = list(pa.ipc.MessageReader.open_stream(stream.getvalue()))
+    schema, dictionary, batch = messages["zstd"][0], messages["zstd"][1], messages[None][2]
+    parts = [message.serialize().to_pybytes() for message in (schema, dictionary, batch)]
+    (tmp_path / "data" / "data-00000-of-00001.arrow").write_bytes(b"".join(parts) + b"\xff\xff\xff\xff\0\0\0\0")
+    with pytest.raises(DataError, match="it is compressed"):
+        Arrow(path)
+
+
 def test_every_row_in_any_order(tmp_path):
     folder = write(tmp_path / "set", range(7), [], range(7, 12))
     source = Arrow(folder, columns={"concept": "label"})
