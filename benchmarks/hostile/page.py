@@ -40,7 +40,7 @@ def _run(run: Mapping[str, Any]) -> str:
 
 def _bombs(result: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Bombs", "")
-    yield f"Peak memory above what was there, at most {MEGABYTES} MB; refusals take at most {MILLISECONDS} ms of a processor."
+    yield f"Peak memory above what was there, at most {MEGABYTES} MB; refusals, at most {MILLISECONDS} ms."
     yield from ("", "| bomb | refused | MB | ms |", "|---|---|---:|---:|")
     for bomb in result["bombs"]:
         refused = bomb["refused"] or "no, it is used"
