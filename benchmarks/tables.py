@@ -5,6 +5,7 @@ python -m benchmarks.tables
 
 from pathlib import Path
 
+from benchmarks.hostile.page import hostile_input_page
 from benchmarks.record import read
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -77,5 +78,8 @@ def _numbers(rows, result) -> list[str]:
     ]
 
 
+PAGES = {"benchmarks.md": benchmarks_page, "hostile_input.md": hostile_input_page}
+
 if __name__ == "__main__":
-    (DOCS / "benchmarks.md").write_text(benchmarks_page())
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())

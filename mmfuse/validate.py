@@ -6,7 +6,8 @@ instead, before anything is allocated. Unknown names of parts are refused by `bu
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -33,18 +34,32 @@ def validate(config: ConfigDict, *, shards: int) -> None:
       config: resolved.
       shards: into how many parts the mesh splits a batch.
     """
-    _check_numbers(config)
-    _check_model(config)
-    for name, stream in config.streams.items():
-        _check_mixture(f"streams.{name}", stream, config.sources)
-        _check_rows(f"streams.{name}", stream.rows, shards * stream.accumulate, shards)
-        _check_shapes(f"streams.{name}", stream, config.model)
-        _check_objectives(f"streams.{name}", stream, config)
-    for name, evaluator in config.evaluators.items():
-        build.lookup(build.EVALUATORS, evaluator.kind, "evaluator")
-        build.lookup(build.SOURCES, evaluator.source.kind, "source")
-        _check_rows(f"evaluators.{name}.stream", evaluator.stream.rows, shards, shards)
-        _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config.model)
+    with _reading("the config"):
+        _check_numbers(config)
+        streams, evaluators = config.streams.items(), config.evaluators.items()
+    with _reading("model"):
+        _check_model(config)
+    for name, stream in streams:
+        with _reading(f"streams.{name}"):
+            _check_mixture(f"streams.{name}", stream, config.sources)
+            _check_rows(f"streams.{name}", stream.rows, shards * stream.accumulate, shards)
+            _check_shapes(f"streams.{name}", stream, config.model)
+            _check_objectives(f"streams.{name}", stream, config)
+    for name, evaluator in evaluators:
+        with _reading(f"evaluators.{name}"):
+            build.lookup(build.EVALUATORS, evaluator.kind, "evaluator")
+            build.lookup(build.SOURCES, evaluator.source.kind, "source")
+            _check_rows(f"evaluators.{name}.stream", evaluator.stream.rows, shards, shards)
+            _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config.model)
+
+
+@contextmanager
+def _reading(part: str) -> Generator[None]:
+    """A value of a wrong type, or one that is missing, is an error of the config and not of ours."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{part} cannot be read: {error}. configs/parts.py says what belongs there.") from error
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -52,21 +67,24 @@ def _require(condition: bool, sentence: str) -> None:
         raise ConfigError(sentence)
 
 
-def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Every number in a value that may be nested tuples."""
+def _leaves(value: Any) -> Iterator[Any]:
+    """Everything in a value that may be nested tuples."""
     if isinstance(value, tuple | list):
         for part in value:
-            yield from _numbers(name, part)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield name, value
+            yield from _leaves(part)
+    else:
+        yield value
 
 
 def _check_numbers(config):
     for name, value in flatten(config.to_dict()).items():
-        for _, number in _numbers(name, value):
-            _require(math.isfinite(number), f"{name} is {number}: write a finite number.")
-            _require(number >= 0 or ANY_SIGN.search(name) is not None, f"{name} is {number}: it cannot be negative.")
-            _require(number > 0 or not POSITIVE.search(name), f"{name} is {number}: write a number above 0.")
+        for leaf in _leaves(value):
+            if isinstance(leaf, int | float) and not isinstance(leaf, bool):
+                _require(math.isfinite(leaf), f"{name} is {leaf}: write a finite number.")
+                _require(leaf >= 0 or ANY_SIGN.search(name) is not None, f"{name} is {leaf}: it cannot be negative.")
+                _require(leaf > 0 or not POSITIVE.search(name), f"{name} is {leaf}: write a number above 0.")
+            else:
+                _require(not POSITIVE.search(name), f"{name} is {leaf!r}: write a number above 0.")
     vocabulary = config.tokenizer.vocabulary
     _require(
         vocabulary >= SMALLEST_VOCABULARY,

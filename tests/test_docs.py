@@ -1,12 +1,15 @@
 from pathlib import Path
 
-from benchmarks.tables import DOCS, benchmarks_page
+import pytest
+
+from benchmarks.tables import DOCS, PAGES
 
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_tables_are_generated_from_the_results():
-    assert (DOCS / "benchmarks.md").read_text() == benchmarks_page()
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_are_generated_from_the_results(page):
+    assert (DOCS / page).read_text() == PAGES[page]()
 
 
 def test_the_readme_names_what_is_there():

@@ -11,7 +11,8 @@ the row, these fields are read, all optional:
     description   a text that is an input, not a caption
     concept       a text or whole number; records that share it show the same thing
 
-A blank caption is no caption. Every other field is left alone.
+A blank caption is no caption. Every other field is left alone. What is too large to be the texts of one record is
+refused before it is taken apart: a MiB of json can become 25 MB of objects in 25 ms, and 64 MiB of it 1.6 GB.
 """
 
 import json
@@ -19,9 +20,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from input_pipeline.transforms import BadRecord
+from input_pipeline.transforms.text import is_unicode
 from mmfuse.types import Caption, Example, Question
 
 OPEN = "open"  # the kind of a question that does not say its kind
+MAX_BYTES = 1 << 20  # of a txt, or of a json
+MAX_TEXTS = 10_000  # captions, or questions, of one record
+MAX_LABEL = 64  # characters of a language or of a kind of question: numbers are counted by them
 
 
 class Annotations(NamedTuple):
@@ -37,7 +42,7 @@ def parse_annotations(txt: bytes | None, sidecar: bytes | None) -> Annotations:
     """Reads the texts of a record from its txt and its json.
 
     Raises:
-      BadRecord: "text is not UTF-8", "json does not parse", "json is not an object", "field of a wrong type".
+      BadRecord: a reason of `parse_json` or of `parse_fields`.
     """
     fields = {} if sidecar is None else parse_json(sidecar)
     return parse_fields(fields if txt is None else {**fields, "caption": _decode(txt)})
@@ -47,16 +52,16 @@ def parse_fields(fields: Mapping[str, Any]) -> Annotations:
     """Reads the texts of a record from the fields above.
 
     Raises:
-      BadRecord: "field of a wrong type".
+      BadRecord: "field of a wrong type", "text too long", "too many texts", "lone surrogate" (in a language or a kind
+        of question: clean_text minds those in texts).
     """
-    language = _field(fields, "language", str) or "en"
-    first = _field(fields, "caption", str, list) or []
-    captions = [_caption(entry, language) for entry in _field(fields, "captions", list) or []]
-    known = [caption.text for caption in captions]
-    first = [_caption(entry, language) for entry in ([first] if isinstance(first, str) else first)]
+    language = _label(fields, "language") or "en"
+    captions = [_caption(entry, language) for entry in _list(fields, "captions")]
+    known = {caption.text for caption in captions}
+    first = [_caption(entry, language) for entry in _list(fields, "caption", str)]
     captions = [caption for caption in first if caption.text not in known] + captions
     single = [fields] if fields.get("question") is not None else []
-    questions = [_question(entry) for entry in [*single, *(_field(fields, "questions", list) or [])]]
+    questions = [_question(entry) for entry in [*single, *_list(fields, "questions")]]
     captions = [caption for caption in captions if caption.text.strip()]
     concept = _field(fields, "concept", str, int)
     description = _field(fields, "description", str)
@@ -67,7 +72,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
     """Reads one json object.
 
     Raises:
-      BadRecord: "text is not UTF-8", "json does not parse", "json is not an object".
+      BadRecord: "text too long", "text is not UTF-8", "json does not parse", "json is not an object".
     """
     try:
         fields = json.loads(_decode(text))
@@ -89,6 +94,8 @@ def format_annotations(example: Example) -> dict[str, Any]:
 
 
 def _decode(text: bytes) -> str:
+    if len(text) > MAX_BYTES:
+        raise BadRecord("text too long")
     try:
         return text.decode("utf-8-sig")  # some editors begin a text with a byte order mark
     except UnicodeDecodeError:
@@ -100,7 +107,35 @@ def _field(fields: Mapping[str, Any], name: str, *kinds: type) -> Any:
     value = fields.get(name)
     if value is not None and not isinstance(value, kinds):
         raise BadRecord("field of a wrong type")
-    return value
+    return _short(value) if isinstance(value, str) else value
+
+
+def _short(text: str) -> str:
+    """A text that came from a table may have any length."""
+    if len(text) > MAX_BYTES:
+        raise BadRecord("text too long")
+    return text
+
+
+def _list(fields: Mapping[str, Any], name: str, *one: type) -> list[Any]:
+    """The entries of a field that is a list, or one entry alone; empty where it is absent, null or an empty text."""
+    value = _field(fields, name, list, *one) or []
+    entries = value if isinstance(value, list) else [value]
+    if len(entries) > MAX_TEXTS:
+        raise BadRecord("too many texts")
+    return entries
+
+
+def _label(fields: Mapping[str, Any], name: str) -> str | None:
+    """A field that becomes a part of the names of numbers, or None where it is absent or null."""
+    label = _field(fields, name, str)
+    if label is None:
+        return None
+    if not is_unicode(label):
+        raise BadRecord("lone surrogate")
+    if len(label) > MAX_LABEL:
+        raise BadRecord("field of a wrong type")
+    return label
 
 
 def _required(fields: Any, name: str) -> str:
@@ -112,10 +147,10 @@ def _required(fields: Any, name: str) -> str:
 
 def _caption(entry: Any, language: str) -> Caption:
     if isinstance(entry, str):
-        return Caption(entry, language)
+        return Caption(_short(entry), language)
     text, whole = _required(entry, "text"), _field(entry, "whole", bool)
-    return Caption(text, _field(entry, "language", str) or language, True if whole is None else whole)
+    return Caption(text, _label(entry, "language") or language, True if whole is None else whole)
 
 
 def _question(entry: Any) -> Question:
-    return Question(_required(entry, "question"), _required(entry, "answer"), _field(entry, "kind", str) or OPEN)
+    return Question(_required(entry, "question"), _required(entry, "answer"), _label(entry, "kind") or OPEN)

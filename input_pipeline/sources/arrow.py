@@ -3,7 +3,8 @@
     state.json           names the files, in their order
     data-….arrow         tables in the IPC stream format: a row is one record, its columns the fields of `rows.py`
 
-The files are mapped into memory: a row costs the reading of its own bytes. Paths start from the folder. The library
+The files are mapped into memory: a row costs the reading of its own bytes. So they must not be compressed, as
+`save_to_disk` never does: opening them would unfold them all. Paths start from the folder. The library
 `datasets` is not needed; its features (class names, decoding) are not read, and of a DatasetDict one split is named.
 """
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
+from input_pipeline.sources.cells import as_bytes, check_types, read_cells
 from input_pipeline.sources.files import SIGNALS, file_state, locate
 from input_pipeline.sources.rows import choose_columns, find_columns, read_record, require_unchanged
 from input_pipeline.transforms import BadRecord
@@ -27,6 +29,7 @@ if TYPE_CHECKING:  # few runs need pyarrow: it is imported where it is used
 
 MAX_OPEN_FILES = 128
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream; without it the file may lack its last batches
+DICTIONARY, RECORDS = 2, 3  # kinds of messages that have data
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +64,8 @@ class Arrow:
       columns: field → its column, where that has another name, such as {"image": "img", "caption": "text"}.
 
     Raises:
-      DataError: no such folder, files that are cut or missing, no rows, or a field or column that there is not.
+      DataError: no such folder, files that are cut, missing or compressed, no rows, a field or column that there is
+        not, or a column of a type that cannot be read.
     """
 
     def __init__(self, folder: str, *, signals: Sequence[str] = SIGNALS, columns: Mapping[str, str] | None = None):
@@ -117,19 +121,23 @@ def index_table(path: str, columns: Mapping[str, str]) -> Table:
     """Maps one file and counts its rows.
 
     Raises:
-      DataError: the file is missing, cut or no Arrow stream, or it lacks a column.
+      DataError: the file is missing, cut, compressed or no Arrow stream, it lacks a column, or one has a type that
+        cannot be read.
     """
     import pyarrow as pa
 
     try:
         state = file_state(os.stat(path))
         opened = _open_table(path, state)
+        if not opened.batches:
+            return Table(path, state, {}, 0)
+        schema = opened.batches[0].schema
+        names = schema.names
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as an Arrow stream: {error}. Copy the folder again.") from None
-    if not opened.batches:
-        return Table(path, state, {}, 0)
-    names = opened.batches[0].schema.names
-    return Table(path, state, find_columns(columns, names, path), int(opened.ends[-1]))
+    found = find_columns(columns, names, path)
+    check_types(schema, found, path)
+    return Table(path, state, found, int(opened.ends[-1]))
 
 
 @functools.lru_cache(maxsize=MAX_OPEN_FILES)
@@ -140,8 +148,34 @@ def _open_table(path: str, state: tuple[int, int]) -> Batches:
         file.seek(-min(len(END), state[0]), os.SEEK_END)
         if file.read() != END:
             raise pa.ArrowInvalid("the mark at its end is missing")
+    if any(_is_compressed(message.metadata) for message in pa.ipc.MessageReader.open_stream(pa.memory_map(path))):
+        raise pa.ArrowInvalid("it is compressed; save it without compression")
     batches = list(pa.ipc.open_stream(pa.memory_map(path)))
     return Batches(batches, np.cumsum([batch.num_rows for batch in batches], dtype=np.int64))
+
+
+def _is_compressed(metadata: "pa.Buffer") -> bool:
+    """Whether a message's data are, as its flatbuffer says before anything is unfolded (Arrow's Message.fbs)."""
+    data = metadata.to_pybytes()
+
+    def number(place: int, size: int, signed: bool = False) -> int:
+        return int.from_bytes(data[place : place + size], "little", signed=signed)
+
+    def field(table: int, index: int) -> int:
+        """Where a field of a table lies, or 0: a table begins with the way back to what says where its fields lie."""
+        places = table - number(table, 4, signed=True)
+        here = number(places + 4 + 2 * index, 2) if 4 + 2 * index < number(places, 2) else 0
+        return table + here if here else 0
+
+    message = number(0, 4)
+    kind, header = field(message, 1), field(message, 2)
+    if not kind or not header or number(kind, 1) not in (DICTIONARY, RECORDS):
+        return False
+    batch = header + number(header, 4)
+    if number(kind, 1) == DICTIONARY:
+        inner = field(batch, 1)
+        batch = inner + number(inner, 4)
+    return field(batch, 3) > 0
 
 
 def _read_cells(table: Table, row: int) -> dict[str, Any]:
@@ -151,8 +185,11 @@ def _read_cells(table: Table, row: int) -> dict[str, Any]:
     try:
         opened = _open_table(table.path, table.state)
         number, row = locate(row, opened.ends)
-        cells = opened.batches[number].slice(row, 1).select(list(table.columns.values()))
-        cells.validate(full=True)  # offsets of a damaged file would lead anywhere in the memory
-        return {field: cells[column][0].as_py() for field, column in table.columns.items()}
+        cells = opened.batches[number].slice(row, 1)
+        for column in map(cells.column, table.columns.values()):
+            column.view(as_bytes(column.type)).validate(full=True)  # damaged offsets would lead anywhere in the memory
+        return read_cells(cells, table.columns)
+    except UnicodeDecodeError:
+        raise BadRecord("text is not UTF-8") from None
     except (OSError, ValueError, pa.ArrowException):
         raise BadRecord("damaged arrow") from None

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 SIGNALS = ("image", "audio")  # what a record in a file can have
-MAX_FILE_BYTES = 1 << 28  # of one file of a record: a size that lies must not fill the memory
+MAX_FILE_BYTES = 1 << 26  # of one file of a record: with what it decodes to, a record must fit into 300 MB
 
 
 def file_state(status: os.stat_result) -> tuple[int, int]:

@@ -18,14 +18,13 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
-from input_pipeline.sources.annotations import parse_json
+from input_pipeline.sources.annotations import MAX_BYTES, parse_json
 from input_pipeline.sources.files import SIGNALS, file_state, locate
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.rows import choose_columns, read_record
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
 
-MAX_LINE_BYTES = 1 << 26  # 64 MiB: without line ends, a file would be one record that fills the memory
 BLOCK_BYTES = 1 << 22
 NEWLINE = ord("\n")
 FILLED = np.array([chr(byte) not in " \t\r\n" for byte in range(256)])  # byte → whether json may have it in a token
@@ -140,8 +139,8 @@ def _starts(blocks: Iterator[bytes]) -> Iterator[Int64[np.ndarray, "r"]]:
 def _read_line(file: Lines, row: int) -> bytes:
     """The bytes of a line, and of the blank ones after it."""
     start, end = int(file.starts[row]), int(file.starts[row + 1])
-    if end - start > MAX_LINE_BYTES:
-        raise BadRecord("line too long")
+    if end - start > MAX_BYTES:
+        raise BadRecord("text too long")
     try:
         with open(file.path, "rb", buffering=0) as lines:
             if file_state(os.fstat(lines.fileno())) != file.state:

@@ -12,6 +12,9 @@ Shuffled access to large groups is slow. Rows of 20 kB read a second, from a fil
     rows in a group    each of a group not yet decoded    in order
     100                1,500                              41,000
     10,000             5                                  3,300
+
+A group that unfolds to far more than it has on disk is refused, so that a small file cannot fill the memory. Pages that
+lie about their size are beyond what pyarrow lets us see.
 """
 
 import functools
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
+from input_pipeline.sources.cells import check_types, read_cells
 from input_pipeline.sources.files import SIGNALS, file_state, locate
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.rows import choose_columns, find_columns, read_record, require_unchanged
@@ -37,6 +41,8 @@ if TYPE_CHECKING:  # few runs need pyarrow: it is imported where it is used
 
 CACHE_BYTES = 1 << 29
 LARGE_GROUP_BYTES = 1 << 26  # from here on shuffled access is slow enough to say so
+FREE_GROUP_BYTES, MAX_UNFOLDING = 1 << 27, 4  # a group may decode to so much, or to so many times its bytes on disk
+ROWS_AT_ONCE = 128  # decoded before their size is seen: writers repeat values of up to 1 MB from a dictionary
 MAX_OPEN_FILES = 128
 
 logger = logging.getLogger(__name__)
@@ -68,7 +74,8 @@ class Parquet:
       columns: field → its column, where that has another name, such as {"image": "img", "caption": "text"}.
 
     Raises:
-      DataError: no file, one that is cut or no Parquet, no rows, or a field or column that there is not.
+      DataError: no file, one that is cut or no Parquet, no rows, a field or column that there is not, or a column of a
+        type that cannot be read.
     """
 
     def __init__(
@@ -112,19 +119,23 @@ def index_groups(path: str, columns: Mapping[str, str]) -> RowGroups:
     """Reads the footer of one file.
 
     Raises:
-      DataError: the file is cut or no Parquet, or it lacks a column.
+      DataError: the file is cut or no Parquet, it lacks a column, or one has a type that cannot be read.
     """
     import pyarrow as pa
 
     try:
         state = file_state(os.stat(path))
         file = _open_file(path, state)
+        schema = file.schema_arrow
+        names = schema.names
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}. Is it cut, or something else?") from None
+    found = find_columns(columns, names, path)
+    check_types(schema, found, path)
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
     largest = max((group.total_byte_size for group in groups), default=0)
-    return RowGroups(path, state, find_columns(columns, file.schema_arrow.names, path), ends, largest)
+    return RowGroups(path, state, found, ends, largest)
 
 
 class GroupCache:
@@ -160,8 +171,28 @@ def _open_file(path: str, state: tuple[int, int]) -> "pq.ParquetFile":
 
 
 def _read_group(file: RowGroups, group: int) -> "pa.Table":
+    import pyarrow as pa
+
     require_unchanged(file.path, file.state)
-    return _open_file(file.path, file.state).read_row_group(group, columns=list(file.columns.values()))
+    opened, names = _open_file(file.path, file.state), list(file.columns.values())
+    limit = _most_bytes(opened.metadata.row_group(group), names)
+    batches, size = [], 0
+    for batch in opened.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=names):
+        batches.append(batch)
+        size += batch.nbytes
+        if size + batch.nbytes > limit:  # another one like it would be too much
+            raise BadRecord("row group too large")
+    return pa.Table.from_batches(batches)
+
+
+def _most_bytes(group: "pq.RowGroupMetaData", names: Sequence[str]) -> int:
+    """How many bytes these columns of a group may decode to; BadRecord where it says itself that they are more."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    columns = [column for column in columns if column.path_in_schema.split(".")[0] in names]
+    limit = max(FREE_GROUP_BYTES, MAX_UNFOLDING * sum(column.total_compressed_size for column in columns))
+    if sum(column.total_uncompressed_size for column in columns) > limit:
+        raise BadRecord("row group too large")
+    return limit
 
 
 def _read_cells(file: RowGroups, row: int) -> dict[str, Any]:
@@ -169,8 +200,7 @@ def _read_cells(file: RowGroups, row: int) -> dict[str, Any]:
 
     group, row = locate(row, file.ends)
     try:
-        table = _cache.get(file, group)
-        return {field: table[column][row].as_py() for field, column in file.columns.items()}
+        return read_cells(_cache.get(file, group).slice(row, 1), file.columns)
     except UnicodeDecodeError:
         raise BadRecord("text is not UTF-8") from None
     except (OSError, ValueError, pa.ArrowException):

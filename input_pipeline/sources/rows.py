@@ -141,6 +141,8 @@ def _read_cell(cell: Any, folder: str) -> bytes | None:
         return read_file(folder, cell)
     if cell is not None and not isinstance(cell, bytes):
         raise BadRecord("field of a wrong type")
+    if cell is not None and len(cell) > MAX_FILE_BYTES:
+        raise BadRecord("file too large")
     return cell
 
 

@@ -1,12 +1,14 @@
 """How are records read of a data set that TensorFlow Datasets prepared as ArrayRecord, without TensorFlow?
 
 A prepared set is a folder `NAME[/CONFIG]/VERSION` with a `dataset_info.json`, a `features.json` and its files. What is
-written there is all that is read: no code of the set is looked up, nothing is downloaded, nothing is written. Only the
+written there is all that is read: no code of the set is looked up, nothing is downloaded, nothing is written, and no
+module is imported that `features.json` names, unless it is one of the library's features. Only the
 features that somebody wants are parsed; images and sound stay encoded, and `transforms/` decodes them.
 
 Preparing sets is another matter, see `docs/tfds.md`. The library is imported when a source is made: 1.2 s.
 """
 
+import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,8 @@ from input_pipeline.sources.rows import choose_columns, find_columns, nearest, r
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
 
+FEATURES = "tensorflow_datasets.core.features."
+CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # as protobuf reads them, and as old sets were written
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -139,6 +143,7 @@ def _open_info(path: Path):
     import tensorflow_datasets as tfds
     from google.protobuf import json_format
 
+    _check_classes(path)
     try:
         with warnings.catch_warnings():  # that the library calls a deprecated function of protobuf is not ours to mend
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -156,6 +161,26 @@ def _open_info(path: Path):
             f"that has what its builder needs: `tfds build {info.name} --file_format=array_record`."
         )
     return info
+
+
+def _check_classes(path: Path) -> None:
+    """Refuses a set with features of other classes: the library would import, and so run, any module that is named."""
+
+    def check(fields):
+        for key in CLASS_KEYS:
+            name = fields.get(key, FEATURES)
+            if isinstance(name, str) and not name.startswith(FEATURES):
+                raise DataError(
+                    f"{path}/features.json names the class {name!r}: only features of tfds itself are read."
+                )
+        if "proto_cls" in fields and isinstance(fields.get("content"), str):  # json within json, of old sets
+            json.loads(fields["content"], object_hook=check)
+        return fields
+
+    try:
+        json.loads((path / "features.json").read_bytes(), object_hook=check)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} holds no data set that tfds can read: {error}. Prepare it again.") from error
 
 
 def _shards(info, split: str) -> list:

@@ -6,6 +6,7 @@ no more is decoded than is kept. Spectrograms are the business of the audio towe
 
 import io
 import math
+from fractions import Fraction
 
 import numpy as np
 import soundfile
@@ -16,6 +17,9 @@ from mmfuse.types import AUDIO_RATE
 
 MAX_CHANNELS = 8
 RATES = range(4_000, 192_001)  # Hz
+# The filter grows with the denominator. The usual rates have theirs; odd ones are off by at most 0.4 ms in eight
+# seconds, where 191,999 Hz took 300 MB and 2 s.
+MAX_DENOMINATOR = 10_000
 UNKNOWN_SIZE = 0x7FFF_F000  # a WAV that was written to a pipe says this or more
 LAST_PAGE = 4  # a flag in the header of an Ogg page
 
@@ -33,14 +37,16 @@ def decode_audio(data: bytes, *, max_seconds: float) -> Float32[np.ndarray, "f"]
             if file.samplerate not in RATES or file.channels > MAX_CHANNELS:
                 raise BadRecord("audio rate or channels")
             rate, frames = file.samplerate, min(file.frames, math.ceil(max_seconds * file.samplerate))
-            wave = file.read(frames, dtype="float32", always_2d=True)
+            # a second at a time: many channels are much memory
+            blocks = file.blocks(rate, frames=frames, dtype="float32", always_2d=True)
+            wave = np.concatenate([block.mean(axis=1) for block in blocks] or [np.zeros(0, np.float32)])
     except soundfile.SoundFileError:
         raise BadRecord("damaged audio") from None
     if not len(wave):
         raise BadRecord("empty audio")
     if not np.isfinite(wave).all():
         raise BadRecord("audio is not finite")
-    return _resample(wave.mean(axis=1), rate)[: round(max_seconds * AUDIO_RATE)]
+    return _resample(wave, rate)[: round(max_seconds * AUDIO_RATE)]
 
 
 def fit_audio(wave: Float32[np.ndarray, "f"], samples: int) -> tuple[Float32[np.ndarray, "{samples}"], int]:
@@ -50,11 +56,11 @@ def fit_audio(wave: Float32[np.ndarray, "f"], samples: int) -> tuple[Float32[np.
 
 
 def _resample(wave: Float32[np.ndarray, "f"], rate: int) -> Float32[np.ndarray, "g"]:
-    common = math.gcd(rate, AUDIO_RATE)
     if rate != AUDIO_RATE:
         from scipy.signal import resample_poly  # takes over half a second to import, and few need it
 
-        wave = resample_poly(wave, AUDIO_RATE // common, rate // common)
+        ratio = Fraction(AUDIO_RATE, rate).limit_denominator(MAX_DENOMINATOR)
+        wave = resample_poly(wave, ratio.numerator, ratio.denominator)
     return wave.clip(-1, 1)  # files of floats and the resampling filter may overshoot
 
 

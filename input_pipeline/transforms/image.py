@@ -8,7 +8,8 @@ with random bytes in place of 4 KiB it takes 300, Pillow 27. Both refuse all tha
 """
 
 import io
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -17,7 +18,13 @@ from PIL import Image
 
 from input_pipeline.transforms import BadRecord
 
-MAX_PIXELS = 1 << 26
+# Decoding takes up to 12 bytes a pixel of a JPEG, 8 of a PNG, 16 of a WEBP: 300 MB at most.
+MAX_PIXELS = 24_500_000  # a camera's 6048 × 4024 are fewer
+MAX_WEBP_PIXELS = 1 << 24
+# A JPEG may repeat a scan of 30 bytes, each as slow as a decoding; a PNG may have parts of 12 bytes, 2 µs each.
+MAX_SCANS, MAX_PARTS = 64, 1 << 14
+WITHOUT_LENGTH = {bytes([kind]) for kind in (0x00, 0x01, *range(0xD0, 0xDA), 0xFF)}  # after an FF in a JPEG
+STRIP = 256  # rows that are converted at once
 FORMATS = ("JPEG", "PNG", "WEBP")
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -46,9 +53,11 @@ def decode_image(
       max_pixels: the most that the header may claim.
 
     Raises:
-      BadRecord: "not JPEG, PNG or WEBP", "too many pixels" (as the header says, before decoding), "damaged image".
+      BadRecord: a reason of `open_image`, or "damaged image".
     """
     image = open_image(data, max_pixels=max_pixels)
+    if image.format == "PNG":
+        _check_sums(data)
     try:
         orientation = _orientation(image)
         if at_least:
@@ -72,8 +81,9 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads the header of an image.
 
     Raises:
-      BadRecord: "not JPEG, PNG or WEBP", "too many pixels", "damaged image".
+      BadRecord: "not JPEG, PNG or WEBP", "too many pixels", "too many scans or parts", "damaged image".
     """
+    _check_parts(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -82,9 +92,50 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BadRecord("not JPEG, PNG or WEBP") from None
     except Exception:  # see decode_image
         raise BadRecord("damaged image") from None
-    if image.width * image.height > max_pixels:
+    if image.width * image.height > (min(max_pixels, MAX_WEBP_PIXELS) if image.format == "WEBP" else max_pixels):
         raise BadRecord("too many pixels")
     return image
+
+
+def _check_parts(data: bytes) -> None:
+    """Refuses a file that would keep the decoder busy with parts and not with pixels. FF DA begins a scan of a JPEG."""
+    parts = range(MAX_PARTS + 1)
+    if data.startswith(b"\x89PNG"):
+        many = len([*zip(parts, _png_parts(data))]) > MAX_PARTS
+    else:
+        many = data.startswith(b"\xff\xd8") and (
+            data.count(b"\xff\xda") > MAX_SCANS or len([*zip(parts, _jpeg_parts(data))]) > MAX_PARTS
+        )
+    if many:
+        raise BadRecord("too many scans or parts")
+
+
+def _png_parts(data: bytes) -> Iterator[int]:
+    """Where the parts of a PNG begin: a length, four letters, so many bytes, and four of a checksum."""
+    place = 8
+    while place < len(data):
+        yield place
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+
+
+def _check_sums(data: bytes) -> None:
+    """Compares the checksums of a PNG's pixels, palette and header, which Pillow does not all do: bits that turned."""
+    for place in _png_parts(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        needed = data[place + 4 : place + 5].isupper()
+        if needed and zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise BadRecord("damaged image")
+        if data[place + 4 : place + 8] == b"IEND":
+            return
+
+
+def _jpeg_parts(data: bytes) -> Iterator[int]:
+    """Where the parts before the first scan begin: FF, a kind, and a length. Bytes between them count as parts."""
+    place = 2
+    while place < len(data) and data[place : place + 2] != b"\xff\xda":
+        yield place
+        part = data[place] == 0xFF and data[place + 1 : place + 2] not in WITHOUT_LENGTH
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big") if part else 1
 
 
 def _orientation(image: Image.Image) -> int:
@@ -95,6 +146,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    image.load()
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP):
+        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        rgb[top : top + STRIP] = _strip_to_rgb(strip)
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     if image.mode.startswith("I"):  # 16 bits of grey: Pillow's own conversion clips them
         grey = np.right_shift(np.asarray(image), 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

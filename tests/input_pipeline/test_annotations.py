@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from input_pipeline.sources.annotations import format_annotations, parse_annotations
+from input_pipeline.sources.annotations import format_annotations, parse_annotations, parse_fields
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import Caption, Example, Question
 
@@ -80,12 +80,29 @@ def test_fields_of_img2dataset_say_nothing_more():
         (b'{"question": "is it?"}', "field of a wrong type"),
         (b'{"questions": [null]}', "field of a wrong type"),
         (b'{"description": ["a"]}', "field of a wrong type"),
+        (b'{"caption": "a", "language": "\\ud800"}', "lone surrogate"),
+        (b'{"questions": [{"question": "q", "answer": "a", "kind": "\\ud800"}]}', "lone surrogate"),
+        (b'{"captions": [{"text": "a", "language": "' + b"d" * 65 + b'"}]}', "field of a wrong type"),
+        (b'{"captions": [' + b'"",' * 10_000 + b'""]}', "too many texts"),
+        (b'{"questions": [' + b"0," * 10_000 + b"0]}", "too many texts"),
+        (b'{"caption": "' + b"a" * (1 << 20) + b'"}', "text too long"),
     ],
 )
 def test_what_cannot_be_read_has_a_reason(sidecar, reason):
     with pytest.raises(BadRecord) as bad:
         parse_annotations(None, sidecar)
     assert bad.value.reason == reason
+
+
+def test_what_is_as_large_as_may_be_is_read():
+    text = "a" * ((1 << 20) - 20)
+    assert parse(caption=text).captions == (Caption(text),)
+    assert len(parse(captions=["a"] * 10_000, language="d" * 64).captions) == 10_000
+    with pytest.raises(BadRecord, match="text too long"):
+        parse_annotations(b"a" * ((1 << 20) + 1), None)
+    for fields in ({"description": "a" * ((1 << 20) + 1)}, {"captions": ["a" * ((1 << 20) + 1)]}):
+        with pytest.raises(BadRecord, match="text too long"):  # of a table, whose cells have no limit of their own
+            parse_fields(fields)
 
 
 def test_a_concept_is_a_text_or_a_number():

@@ -50,6 +50,42 @@ def example(key, number):
     return Example(key, str(number % 5), {"image": image(number)}, captions)
 
 
+def test_a_text_that_is_not_utf8_costs_its_own_row_alone(tmp_path):
+    path = write(tmp_path / "data", range(4), batch=4)
+    file = tmp_path / "data" / "data-00000-of-00001.arrow"
+    file.write_bytes(file.read_bytes().replace(b"number 2", b"n\xffmber 2"))
+    source = Arrow(path)
+    assert [source[row].captions[0].text for row in (0, 1, 3)] == ["number 0", "number 1", "number 3"]
+    assert source[2] == Rejected("text is not UTF-8", f"{file}:2")
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_a_compressed_file_is_refused_before_it_is_unfolded(tmp_path, compression):
+    path = write(tmp_path / "data", range(4))
+    table = pa.table({"caption": pa.array(["a"] * 1000).dictionary_encode(), "description": ["b" * 100] * 1000})
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(f"{path}/data-00000-of-00001.arrow", table.schema, options=options) as stream:
+        stream.write_table(table)
+    with pytest.raises(DataError, match="it is compressed; save it without compression"):
+        Arrow(path)
+
+
+def test_a_dictionary_may_be_compressed_alone(tmp_path):
+    path = write(tmp_path / "data", range(4))
+    table = pa.table({"caption": pa.array(["a" * 1000] * 9).dictionary_encode()})
+    messages = {}
+    for compression in (None, "zstd"):
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+            writer.write_table(table)
+        messages[compression] = list(pa.ipc.MessageReader.open_stream(stream.getvalue()))
+    schema, dictionary, batch = messages["zstd"][0], messages["zstd"][1], messages[None][2]
+    parts = [message.serialize().to_pybytes() for message in (schema, dictionary, batch)]
+    (tmp_path / "data" / "data-00000-of-00001.arrow").write_bytes(b"".join(parts) + b"\xff\xff\xff\xff\0\0\0\0")
+    with pytest.raises(DataError, match="it is compressed"):
+        Arrow(path)
+
+
 def test_every_row_in_any_order(tmp_path):
     folder = write(tmp_path / "set", range(7), [], range(7, 12))
     source = Arrow(folder, columns={"concept": "label"})

@@ -52,6 +52,19 @@ def test_what_is_too_high_for_our_rate_is_filtered():
     assert np.abs(wave[300:-300]).max() < 0.01
 
 
+def test_a_rate_without_common_factors_keeps_its_tone_and_needs_no_giant_filter():
+    wave = decode_audio(encode(tone(191_999), 191_999), max_seconds=9.0)
+    assert len(wave) == pytest.approx(0.25 * AUDIO_RATE, abs=2)
+    np.testing.assert_allclose(wave[300:-300], tone()[300 : len(wave) - 300], atol=0.005)
+
+
+def test_a_long_sound_of_many_channels_is_averaged_piece_by_piece():
+    channels = np.random.default_rng(0).uniform(-1, 1, (2 * AUDIO_RATE + 77, 3)).astype(np.float32)
+    expected = channels.mean(axis=1)
+    np.testing.assert_array_equal(decode_audio(encode(channels), max_seconds=9.0), expected)
+    np.testing.assert_array_equal(decode_audio(encode(channels), max_seconds=1.5), expected[:24_000])
+
+
 def test_channels_are_averaged():
     channels = np.stack([tone(), 0 * tone(), -0.5 * tone()], axis=1)
     np.testing.assert_allclose(decode_audio(encode(channels), max_seconds=9.0), tone() / 6, atol=1e-6)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from input_pipeline.streams import image_fit
-from input_pipeline.transforms import BadRecord
+from input_pipeline.transforms import BadRecord, image
 from input_pipeline.transforms.image import ORIENTATION, decode_image, resize_image
 
 
@@ -179,6 +179,53 @@ def test_pixels_are_capped_by_the_header_alone():
         header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
         png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
         assert reason_of(png + struct.pack(">I", 5) + b"IDAT12345") == "too many pixels"
+
+
+def test_webp_has_a_limit_of_its_own(monkeypatch):
+    monkeypatch.setattr(image, "MAX_WEBP_PIXELS", 17 * 23 - 1)
+    assert reason_of(encode(gradient(), "WEBP")) == "too many pixels"
+    assert decode_image(encode(gradient())).shape == (17, 23, 3)
+
+
+def test_every_bit_of_a_png_counts():
+    data = encode(gradient())
+    begin, end = data.index(b"IDAT") + 4, data.index(b"IEND") - 4
+    for place in range(begin, end, 7):
+        damaged = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        assert reason_of(damaged) == "damaged image", place
+    text = (
+        data.index(b"IEND") - 4
+    )  # beside the pixels a checksum may be wrong, and behind the end there may be anything
+    assert decode_image(data[:text] + b"\0\0\0\1tEXt?oops" + data[text:] + b"more").shape == (17, 23, 3)
+
+
+def test_parts_without_number_are_refused():
+    png, jpeg = encode(gradient()), encode(gradient(), "JPEG", progressive=True)
+    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    for data in (
+        png[:33] + b"\0\0\0\0abCd\x9e\xcb\xf4\x12" * image.MAX_PARTS + png[33:],
+        jpeg[:2] + b"\xff\xfe\0\2" * image.MAX_PARTS + jpeg[2:],
+        jpeg[:2] + b"\xff" * image.MAX_PARTS + jpeg[2:],
+        jpeg[:2] + b"\xff\xd0" * image.MAX_PARTS + jpeg[2:],
+        jpeg[:-2] + scan * image.MAX_SCANS + jpeg[-2:],
+    ):
+        assert reason_of(data) == "too many scans or parts"
+    assert decode_image(jpeg[:2] + b"\xff\xfe\0\2" * 1000 + jpeg[2:-2] + scan * 20 + jpeg[-2:]).shape == (17, 23, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])
+def test_strips_are_put_together_as_they_were(mode, monkeypatch):
+    picture = Image.fromarray(gradient(29, 3))
+    if mode == "P":
+        picture = picture.quantize(200)
+    elif mode == "I;16":
+        picture = Image.fromarray(gradient(29, 3)[..., 0].astype(np.uint16) * 256)
+    else:
+        picture = picture.convert(mode)
+    data = encode(picture, transparency=3) if mode == "P" else encode(picture)
+    whole = decode_image(data)
+    monkeypatch.setattr(image, "STRIP", 7)
+    np.testing.assert_array_equal(decode_image(data), whole)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])

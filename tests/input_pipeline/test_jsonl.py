@@ -99,11 +99,11 @@ def test_a_bad_line_is_one_record(tmp_path, line, reason):
 
 def test_a_line_over_the_limit_is_not_read(tmp_path, monkeypatch):
     path = write(tmp_path / "a.jsonl", {"caption": "1234567"}, {"caption": "12345678"})
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", len('{"caption": "1234567"}\n'))
+    monkeypatch.setattr(jsonl, "MAX_BYTES", len('{"caption": "1234567"}\n'))
     source = Jsonl(path)
     assert source[0].captions[0].text == "1234567"
     monkeypatch.setattr(os, "pread", lambda *_: pytest.fail("read"))
-    assert source[1] == Rejected("line too long", f"{path}:1")
+    assert source[1] == Rejected("text too long", f"{path}:1")
 
 
 def test_a_file_that_changed(tmp_path):

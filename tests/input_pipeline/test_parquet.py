@@ -140,6 +140,21 @@ def test_a_text_that_is_not_utf8(tmp_path):
     assert source[1].reason == "text is not UTF-8"
 
 
+@pytest.mark.parametrize("options", [{"use_dictionary": False}, {"use_dictionary": True}])
+def test_a_group_that_unfolds_is_refused(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(parquet, "FREE_GROUP_BYTES", 100_000)
+    path = str(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"caption": ["a" * 1000] * 999}), path, compression="zstd", **options)
+    assert Parquet(path)[5] == Rejected("row group too large", f"{path}:5")
+    if not options["use_dictionary"]:  # then the file itself says how much it is
+        with monkeypatch.context() as patch:
+            patch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("decoded"))
+            assert Parquet(path)[6] == Rejected("row group too large", f"{path}:6")
+    noise = [np.random.default_rng(row).bytes(1000) for row in range(999)]
+    pq.write_table(pa.table({"image": noise}), path, compression="zstd", **options)
+    assert Parquet(path)[5].signals == {"image": noise[5]}
+
+
 def test_a_file_that_changed(tmp_path):
     path = write(tmp_path / "a.parquet", range(6))
     source = Parquet(path)

@@ -134,6 +134,8 @@ def test_a_file_over_the_limit(folder, monkeypatch):
     assert read_file(str(folder), "a.jpg") == b"image a"
     (folder / "a.jpg").write_bytes(b"image a+")
     assert reason_of(folder, "a.jpg") == "file too large"
+    assert read(folder, image=b"image a").signals == {"image": b"image a"}
+    assert read(folder, image=b"image a+") == Rejected("file too large", "table:3")
 
 
 def test_columns_are_texts_and_the_signals_that_are_wanted():

@@ -14,7 +14,10 @@ UNICODE = st.text(st.characters(blacklist_categories=("Cs",)))
     ("text", "clean"),
     [
         (" a \n\t b\u3000c\u00a0 ", "a b c"),
-        ("e\u0301", "e\u0301"),  # not normalised
+        ("e\u0301", "\u00e9"),
+        ("e\u0301" * 3, "\u00e9\u00e9e"),  # cut before it is composed
+        ("\U0001d160" * 2, "\U0001d158\U0001d165\U0001d16e\U0001d158\U0001d165"),  # one that is composed of three
+        ("ﬁ²", "ﬁ²"),  # what looks different stays different
         ("\u200fאב\u200d", "\u200fאב\u200d"),  # marks of direction and joiners are text
         ("ÀB", "ÀB"),
         ("abcdef", "abcde"),

@@ -186,6 +186,27 @@ def test_a_feature_that_needs_tensorflow_is_refused(copy):
     refuse("only TensorFlow can read", "docs/tfds.md", folder=copy)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pythonClassName": "payload.Feature"},
+        {"python_class_name": "payload.Feature"},
+        {"type": "payload.Feature", "content": {}},
+        {"featuresDict": {"features": {"a": {"pythonClassName": "payload.Feature"}}}},
+        {
+            "type": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+            "proto_cls": "tensorflow_datasets.FeaturesDict",
+            "content": '{"features": {"a": {"pythonClassName": "payload.Feature"}}}',
+        },
+    ],
+)
+def test_no_module_of_a_set_is_imported(copy, monkeypatch, fields):
+    (copy / "payload.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(copy)
+    (copy / "animals/small/1.10.0/features.json").write_text(json.dumps(fields))
+    refuse("names the class 'payload.Feature'", folder=copy)
+
+
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
 def test_a_set_that_does_not_parse_is_refused(copy, file):
     (copy / "animals/small/1.10.0" / file).write_text("{")

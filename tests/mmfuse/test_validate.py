@@ -61,6 +61,14 @@ WRONG = [
     ({"model.single.memories": ("source",)}, "has none of the signals that the decoder reads: source"),
     ({"model.single.width": 6}, "rotary positions turn pairs, and a head is 3 wide"),
     ({"evaluators.vqa.kind": "answers"}, "no evaluator 'answers'; did you mean 'answering'"),
+    ({"train.steps": "many"}, "train.steps is 'many': write a number above 0"),
+    ({"model.towers.image.patch": (16, None)}, "model.towers.image.patch is None"),
+    ({"train.minutes": 10**400}, "the config cannot be read: .*configs/parts.py says what belongs there"),
+    ({"streams": ()}, "the config cannot be read: 'tuple' object has no attribute 'items'"),
+    ({"model.towers": {"text": "vit"}}, "model cannot be read: 'str' object has no attribute 'kind'"),
+    ({"streams.pairs": {"rows": 8}}, "streams.pairs cannot be read: .*mixture"),
+    ({"streams.pairs.mixture": {"scenes": None}}, "streams.pairs cannot be read"),
+    ({"evaluators.vqa.stream.signals": 5}, "evaluators.vqa cannot be read"),
     ({"evaluators.vqa.source.kind": "scene"}, "no source 'scene'; did you mean 'scenes'"),
 ]
 
