@@ -17,8 +17,13 @@ SIZES = {
     "small": {"image": 64, "patch": 8, "width": 128, "depth": 4, "heads": 4, "rows": 64, "dtype": "float32"},
     "base": {"image": 224, "patch": 16, "width": 512, "depth": 12, "heads": 8, "rows": 1024, "dtype": "bfloat16"},
 }
-SAMPLES = 128_000  # 8 s at 16 kHz: of longer sounds the beginning is heard
+SAMPLES = 128_000  # at most 8 s at 16 kHz: of longer sounds the beginning is heard
 LENGTH = 48  # tokens of a caption
+# Little, since nothing is known of the data: no mirror, no other colours.
+AUGMENT = {
+    "image": {"crop": {"scale": (0.6, 1.0)}, "jitter": {"brightness": 0.2, "contrast": 0.2}},
+    "audio": {"shift_seconds": 0.1, "gain_db": 6.0},
+}
 
 
 def get_config(size: str = "") -> ConfigDict:
@@ -27,7 +32,8 @@ def get_config(size: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data = {"train": "", "test": ""}  # patterns of tars
-    config.survey = {"records": 256, "found": ()}  # looked at for what is there
+    # so many records are looked at for what is there, and for the longest sound
+    config.survey = {"records": 256, "found": (), "longest": 0}
     config.tokenizer = {"vocabulary": 4096, "examples": 20_000}
     config.sources = {"train": {"kind": "webdataset", "shards": config.data.get_ref("train")}}
 
@@ -38,6 +44,7 @@ def get_config(size: str = "") -> ConfigDict:
             "rows": sizes.rows,
             "mixture": {"train": 1.0},
             "signals": signals,
+            "augment": AUGMENT,
             "text": {"caption": caption, "target": caption},
             "objectives": {"contrastive": 1.0, "captioning": 1.0},
             "accumulate": 1,

@@ -1,8 +1,8 @@
 """What do the data have of what a config asks for?
 
 A config for anyone's data asks for every modality. Before such a run is made, a sample of its records is looked at, and
-what no record has is left out: the signal, its tower, the objectives and the evaluations that need it. Only configs
-with a `survey` are changed; others mean what they say.
+what no record has is left out: the signal, its tower, the objectives and the evaluations that need it. Sounds get the
+room that the longest of the sample needs. Only configs with a `survey` are changed; others mean what they say.
 """
 
 import logging
@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 
 from input_pipeline.sources.contract import Source, spread
 from input_pipeline.texts import TAKES
+from input_pipeline.transforms import BadRecord
+from input_pipeline.transforms.audio import decode_audio
 from mmfuse import build
-from mmfuse.types import ConfigError, DataError, Rejected
+from mmfuse.types import AUDIO_RATE, ConfigError, DataError, Example, Rejected
 
 LOGGER = logging.getLogger(__name__)
 
@@ -54,12 +56,15 @@ def fit_to_data(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     if "survey" not in config:
         return config
     if "survey" in saved:
-        return keep(config, saved["survey"]["found"])
+        return give_room(keep(config, saved["survey"]["found"]), saved["survey"]["longest"])
     signals = sorted({signal for stream in config.streams.values() for signal in stream.signals})
     sources = [build.make_source(source, signals) for source in config.sources.values()]
     found = sorted(survey(sources, config.survey.records))
     LOGGER.info("the records have: %s", ", ".join(found))
-    return keep(config, found)
+    config = keep(config, found)
+    if "audio" not in found:
+        return config
+    return give_room(config, longest_sound(sources, config.survey.records, config.model.towers.audio.samples))
 
 
 def keep(config: ConfigDict, found: Sequence[str]) -> ConfigDict:
@@ -95,8 +100,40 @@ def keep(config: ConfigDict, found: Sequence[str]) -> ConfigDict:
     return config
 
 
+def longest_sound(sources: Iterable[Source], records: int, most: int) -> int:
+    """Returns the samples of the longest sound among so many records of each source, at most `most`."""
+    longest = 0
+    for record in (record for source in sources for record in spread(source, records)):
+        if isinstance(record, Example) and "audio" in record.signals:
+            sound = record.signals["audio"]
+            try:
+                wave = decode_audio(sound, max_seconds=most / AUDIO_RATE) if isinstance(sound, bytes) else sound
+            except BadRecord:
+                continue  # it will be counted when it is read
+            longest = max(longest, len(wave))
+    return min(longest, most)
+
+
+def give_room(config: ConfigDict, samples: int) -> ConfigDict:
+    """The config, resolved, with room for sounds of so many samples, in whole patches; 0 samples change nothing."""
+    if not samples:
+        return config
+    tower = config.model.towers.audio
+    patch = tower.hop * tower.patch[0]
+    with config.unlocked():
+        config.survey.longest = samples
+        tower.samples = min(tower.samples, -(-samples // patch) * patch)
+        streams = *config.streams.values(), *(evaluator.stream for evaluator in config.evaluators.values())
+        for stream in streams:
+            if "audio" in stream.signals:
+                stream.signals.audio = (tower.samples,)
+    return config
+
+
 def _keep_inputs(stream: ConfigDict, found: Sequence[str]) -> None:
     stream.signals = {name: shape for name, shape in stream.signals.items() if name in found}
+    if "augment" in stream:
+        stream.augment = {name: changes for name, changes in stream.augment.items() if name in found}
     stream.text = {role: spec for role, spec in stream.text.items() if spec["take"] in found}
 
 

@@ -1,11 +1,15 @@
 """A config for anyone's data keeps what the data have, and nothing that needs what they do not have."""
 
+import io
+
 import jax
+import numpy as np
 import pytest
+import soundfile
 
 from configs import own_data, tiny
 from mmfuse.experiment import Experiment
-from mmfuse.survey import fit_to_data, keep, survey
+from mmfuse.survey import fit_to_data, give_room, keep, longest_sound, survey
 from mmfuse.types import Caption, ConfigError, DataError, Example, Question, Rejected
 
 IMAGE, AUDIO, CAPTIONS = ("image", "audio", "captions")
@@ -18,7 +22,9 @@ class Listed(list):
 def test_what_some_record_has_is_found():
     seen = Example("a", "a", {"image": b""}, captions=(Caption("part", whole=False),))
     asked = Example("b", "b", {}, questions=(Question("q", "a", "k"),))
-    assert survey([Listed([Rejected("torn", "x"), seen]), Listed([asked])], 5) == {"image", "captions", "questions"}
+    assert survey([Listed([Rejected("torn", "x"), seen]), Listed([asked])], 5) == {
+        *("image", "captions", "first_captions", "questions")
+    }
 
 
 def test_the_sample_is_spread_over_the_source():
@@ -37,6 +43,7 @@ def test_without_sound():
     assert set(kept.model.towers) == {"image", "text"} and kept.model.single.memories == ("image",)
     assert kept.objectives.contrastive.between == kept.evaluators.retrieval.between == (("image", "caption"),)
     assert set(kept.streams.pairs.signals) == set(kept.evaluators.retrieval.stream.signals) == {"image"}
+    assert set(kept.streams.pairs.augment) == {"image"}
     assert set(kept.streams.pairs.objectives) == {"contrastive", "captioning"}
 
 
@@ -72,8 +79,25 @@ def test_one_modality_alone_is_refused(found):
 
 def test_a_run_that_goes_on_keeps_what_was_found():
     config = own_data.get_config("small")  # names no data at all
-    kept = fit_to_data(config, {"survey": {"found": [AUDIO, CAPTIONS]}})
-    assert set(kept.model.towers) == {"audio", "text"}
+    kept = fit_to_data(config, {"survey": {"found": [AUDIO, CAPTIONS], "longest": 12_801}})
+    assert set(kept.model.towers) == {"audio", "text"} and kept.survey.longest == 12_801
+    # patches of 20 frames, 320 samples from one to the next
+    assert kept.model.towers.audio.samples == 19_200
+    assert kept.streams.pairs.signals.audio == kept.evaluators.retrieval.stream.signals.audio == (19_200,)
+    Experiment(kept, "none")
+
+
+def test_the_longest_sound_that_can_be_heard_counts_and_no_more_than_there_is_room_for():
+    short, long = (np.zeros(size, np.float32) for size in (700, 4000))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, long, 8000, format="WAV")
+    sounds = [Example(str(i), "", {"audio": sound}) for i, sound in enumerate((short, buffer.getvalue(), b"noise"))]
+    records = [Rejected("torn", "x"), Example("none", "", {}), *sounds]
+    assert longest_sound([Listed(records)], 9, 100_000) == 8000  # at 16 kHz
+    assert longest_sound([Listed(records)], 9, 5000) == 5000
+    assert longest_sound([Listed(records[:2])], 9, 5000) == 0
+    config = own_data.get_config("small")
+    assert give_room(config, 0) is config and config.model.towers.audio.samples == 128_000
 
 
 def test_the_run_of_another_config_has_found_nothing():
