@@ -193,7 +193,7 @@ FILES: Mapping[str, Callable[[Path], Attempt]] = {
     "tar header that claims 8 EB": lambda folder: tar_of(folder, tar_header("a.jpg", 2**63 - 1), size=10_240),
     "tar name of 8 GB": lambda folder: tar_of(folder, tar_header("a", 8 << 30, tarfile.GNUTYPE_LONGNAME), size=9 << 30),
     "tar member of 8 GB": lambda folder: tar_of(folder, tar_header("a.jpg", 8 << 30), size=9 << 30),
-    "jsonl line of 10 MB": lambda folder: lines_of(folder, 10_000_000),
+    "jsonl line of 2 MB": lambda folder: lines_of(folder, 2_000_000),
     "Parquet group of 950 MB in 50 KB": lambda folder: parquet_of(
         folder, "a" * 10**6, 950, use_dictionary=False, write_statistics=False
     ),
