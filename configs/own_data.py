@@ -19,6 +19,8 @@ SIZES = {
 }
 SAMPLES = 128_000  # 8 s at 16 kHz: of longer sounds the beginning is heard
 LENGTH = 48  # tokens of a caption
+PROMPT = 12  # tokens of a prompt: the code of a language
+REFERENCES = 20  # captions of a record that a generated one is compared with, at most
 
 
 def get_config(size: str = "") -> ConfigDict:
@@ -57,10 +59,16 @@ def get_config(size: str = "") -> ConfigDict:
     config.checkpoint = {"every": 100, "keep": 2}
     config.log_every = 10
     config.loader = parts.loader()
-    config.evaluators = {
+    config.evaluators = _evaluators({"kind": "webdataset", "shards": config.data.get_ref("test")}, signals, pairs)
+    config.eval = parts.evaluation()
+    return config.lock()
+
+
+def _evaluators(test, signals, pairs):
+    return {
         "retrieval": {
             "kind": "retrieval",
-            "source": {"kind": "webdataset", "shards": config.data.get_ref("test")},
+            "source": test,
             "stream": {
                 "rows": 64,
                 "examples": 1_000_000,  # at most
@@ -70,10 +78,22 @@ def get_config(size: str = "") -> ConfigDict:
             "between": pairs,
             "at": (1, 5, 10),
             "chunk": 256,
-        }
+        },
+        "caption": {
+            "kind": "captioning",
+            "source": test,
+            "stream": {
+                "rows": 64,
+                "examples": 1000,  # at most: writing is slow
+                "signals": signals,
+                "text": {
+                    "prompt": {"take": "captions", "number": 1, "length": PROMPT},
+                    "target": {"take": "captions", "number": REFERENCES, "length": LENGTH},
+                },
+            },
+            "tokens": LENGTH - PROMPT,
+        },
     }
-    config.eval = parts.evaluation()
-    return config.lock()
 
 
 def _model(sizes):

@@ -61,6 +61,11 @@ WRONG = [
     ({"model.single.memories": ("source",)}, "has none of the signals that the decoder reads: source"),
     ({"model.single.width": 6}, "rotary positions turn pairs, and a head is 3 wide"),
     ({"evaluators.vqa.kind": "answers"}, "no evaluator 'answers'; did you mean 'answering'"),
+    ({"evaluators.vqa.stream.text": {}}, "evaluators.vqa.stream.text lacks 'prompt': say what it holds"),
+    (
+        {"evaluators.caption.stream.text": {"prompt": {"take": "captions", "number": 1, "length": 8}}},
+        "evaluators.caption.stream.text lacks 'target'",
+    ),
     ({"evaluators.vqa.source.kind": "scene"}, "no source 'scene'; did you mean 'scenes'"),
 ]
 
