@@ -74,26 +74,26 @@ def test_cider_by_hand(examples, expected):
     assert cider_d(*split(examples)) == pytest.approx(expected)
 
 
-def dense_cider(candidates, references):
-    """CIDEr-D with a column for every n-gram that there could be."""
-    letters, scores = sorted({word for words in [*candidates, *itertools.chain(*references)] for word in words}), []
-    for n in (1, 2, 3, 4):
-        columns = {gram: i for i, gram in enumerate(itertools.product(letters, repeat=n))}
+def dense_cider(candidates, references, n):
+    """CIDEr-D of one n, with a column for every n-gram that there could be."""
+    letters = sorted({word for words in [*candidates, *itertools.chain(*references)] for word in words})
+    columns = {gram: i for i, gram in enumerate(itertools.product(letters, repeat=n))}
 
-        def counts(words):
-            vector = np.zeros(len(columns))
-            for gram in zip(*(words[i:] for i in range(n))):
-                vector[columns[gram]] += 1
-            return vector
+    def counts(words):
+        vector = np.zeros(len(columns))
+        for gram in zip(*(words[i:] for i in range(n))):
+            vector[columns[gram]] += 1
+        return vector
 
-        present = np.array([np.max([counts(words) for words in its], axis=0) > 0 for its in references])
-        rarity = np.log(len(references)) - np.log(np.maximum(present.sum(axis=0), 1))
-        for words, its in zip(candidates, references):
-            c, r = counts(words) * rarity, np.array([counts(reference) for reference in its]) * rarity[None]
-            norms = np.linalg.norm(c) * np.linalg.norm(r, axis=1)
-            cosine = (np.minimum(c, r) * r).sum(axis=1) / np.where(norms > 0, norms, 1)
-            apart = len(words) - np.array([len(reference) for reference in its])
-            scores.append(np.mean(cosine * np.exp(-(apart**2) / 72)))
+    present = np.array([np.max([counts(words) for words in its], axis=0) > 0 for its in references])
+    rarity = np.log(len(references)) - np.log(np.maximum(present.sum(axis=0), 1))
+    scores = []
+    for words, its in zip(candidates, references):
+        c, r = counts(words) * rarity, np.array([counts(reference) for reference in its]) * rarity[None]
+        norms = np.linalg.norm(c) * np.linalg.norm(r, axis=1)
+        cosine = (np.minimum(c, r) * r).sum(axis=1) / np.where(norms > 0, norms, 1)
+        apart = len(words) - np.array([len(reference) for reference in its])
+        scores.append(np.mean(cosine * np.exp(-(apart**2) / 72)))
     return 10 * np.mean(scores)
 
 
@@ -106,7 +106,8 @@ def test_cider_is_that_of_dense_matrices():
     references = [[sentence() for _ in range(random.integers(1, 5))] for _ in range(23)]
     candidates = [its[0][:5] + sentence() for its in references]
     found = cider_d(candidates, references)
-    assert found == pytest.approx(dense_cider(candidates, references)) and 1 < found < 9
+    expected = np.mean([dense_cider(candidates, references, n) for n in (1, 2, 3, 4)])
+    assert found == pytest.approx(expected) and 1 < found < 9
 
 
 def test_every_caption_has_its_references():

@@ -19,7 +19,7 @@ class Described:
     """Five records: one with two English captions and a German one, one bad, one silent, one German, one English."""
 
     captions = (
-        (Caption(WRITTEN.upper() + "."), GERMAN, Caption("zwei", "de"), Caption("nothing of this")),
+        (Caption(WRITTEN.upper() + "."), GERMAN, Caption("zwei", "de"), Caption("nothing like it")),
         None,
         (),
         (Caption("zwei Kreise", "de"),),
