@@ -24,6 +24,8 @@ AUGMENT = {
     "image": {"crop": {"scale": (0.6, 1.0)}, "jitter": {"brightness": 0.2, "contrast": 0.2}},
     "audio": {"shift_seconds": 0.1, "gain_db": 6.0},
 }
+PROMPT = 12  # tokens of a prompt: the code of a language
+REFERENCES = 20  # captions of a record that a generated one is compared with, at most
 
 
 def get_config(size: str = "") -> ConfigDict:
@@ -64,10 +66,16 @@ def get_config(size: str = "") -> ConfigDict:
     config.checkpoint = {"every": 100, "keep": 2}
     config.log_every = 10
     config.loader = parts.loader()
-    config.evaluators = {
+    config.evaluators = _evaluators({"kind": "webdataset", "shards": config.data.get_ref("test")}, signals, pairs)
+    config.eval = parts.evaluation()
+    return config.lock()
+
+
+def _evaluators(test, signals, pairs):
+    return {
         "retrieval": {
             "kind": "retrieval",
-            "source": {"kind": "webdataset", "shards": config.data.get_ref("test")},
+            "source": test,
             "stream": {
                 "rows": 64,
                 "examples": 1_000_000,  # at most
@@ -77,10 +85,22 @@ def get_config(size: str = "") -> ConfigDict:
             "between": pairs,
             "at": (1, 5, 10),
             "chunk": 256,
-        }
+        },
+        "caption": {
+            "kind": "captioning",
+            "source": test,
+            "stream": {
+                "rows": 64,
+                "examples": 1000,  # at most: writing is slow
+                "signals": signals,
+                "text": {
+                    "prompt": {"take": "captions", "number": 1, "length": PROMPT},
+                    "target": {"take": "captions", "number": REFERENCES, "length": LENGTH},
+                },
+            },
+            "tokens": LENGTH - PROMPT,
+        },
     }
-    config.eval = parts.evaluation()
-    return config.lock()
 
 
 def _model(sizes):

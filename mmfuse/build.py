@@ -24,6 +24,7 @@ from input_pipeline.streams import Recipe
 from input_pipeline.texts import TextSpec
 from input_pipeline.tokenizers import Tokenizer
 from mmfuse.evaluators.answering import Answering
+from mmfuse.evaluators.captioning import Captioning
 from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.evaluators.retrieval import Retrieval
 from mmfuse.fusion.gated_cross_attention import GatedCrossBlock
@@ -258,10 +259,10 @@ def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokeni
     """An evaluator over a finite stream; `merge` makes a model of a state."""
     arguments = {key: value for key, value in config.items() if key not in ("kind", "source", "stream")}
     kind = lookup(EVALUATORS, config.kind, "evaluator")
-    if kind is Answering:
+    if kind in (Answering, Captioning):
         arguments["tokenizer"] = tokenizer
     return kind(stream, merge, mesh, workers=workers, **arguments)
 
 
 OBJECTIVES = {"contrastive": Contrastive, "generation": Generation}
-EVALUATORS = {"retrieval": Retrieval, "answering": Answering}
+EVALUATORS = {"retrieval": Retrieval, "answering": Answering, "captioning": Captioning}

@@ -24,6 +24,7 @@ POSITIVE = re.compile(
     r"\.(rows|number|length|examples|chunk|tokens|width|depth|heads|key_heads|mlp|blocks|cross_every|embedding|temperature|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
 )
+GIVEN = {"answering": ("prompt",), "captioning": ("prompt", "target")}  # roles that evaluators take from their streams
 SMALLEST_VOCABULARY = 3 + 256  # control tokens, and every byte
 
 
@@ -51,6 +52,9 @@ def validate(config: ConfigDict, *, shards: int) -> None:
             build.lookup(build.SOURCES, evaluator.source.kind, "source")
             _check_rows(f"evaluators.{name}.stream", evaluator.stream.rows, shards, shards)
             _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config.model)
+            for role in GIVEN.get(evaluator.kind, ()):
+                given = role in evaluator.stream.text
+                _require(given, f"evaluators.{name}.stream.text lacks '{role}': say what it holds.")
 
 
 @contextmanager

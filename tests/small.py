@@ -22,4 +22,15 @@ def get_config(tars: str = ""):
     for evaluator in config.evaluators.values():
         evaluator.stream.update(rows=16, examples=24)
     config.evaluators.vqa.stream.text.prompt.number = 2
+    with config.unlocked():
+        config.evaluators.caption = _captioning(config.evaluators.vqa)
+    return config
+
+
+def _captioning(like):
+    """What `configs/tiny.py` does not measure: its captions."""
+    config = like.copy_and_resolve_references().unlock()
+    prompt = {"take": "captions", "number": 1, "length": 8}
+    config.stream.text = {"prompt": prompt, "target": {"take": "captions", "number": 11, "length": 40}}
+    config.update(kind="captioning", tokens=7)
     return config

@@ -16,5 +16,6 @@ def get_config():
     config.train.update(steps=30, evaluate_every=30)
     config.checkpoint.every = 10
     config.optimizer.warmup = 4  # more than a tenth of the steps: a run by minutes has 3
-    config.evaluators.retrieval.stream.rows = 16
+    for evaluator in config.evaluators.values():
+        evaluator.stream.rows = 16
     return config

@@ -245,6 +245,7 @@ def test_own_data_by_minutes(tmp_path):
     assert len(metrics(workdir)) == 30
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["retrieval/audio_to_text/candidates"] > 20 == summary["retrieval/text_to_audio/candidates"]
+    assert 0 <= summary["caption/cider"] <= 10 and summary["caption/candidates"] == 20
 
     for tar in (tmp_path / "train").glob("*.tar"):
         tar.unlink()  # a finished run is evaluated without them

@@ -1,24 +1,16 @@
 """Are answers counted right, over all questions and by type? The model is made so that it answers what it is told."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from ml_collections import ConfigDict
 
-from configs import parts
 from input_pipeline.streams import Recipe, evaluation_stream
 from input_pipeline.texts import TextSpec
-from mmfuse.build import make_model
 from mmfuse.evaluators.answering import Answering
 from mmfuse.training.sharding import make_mesh
-from mmfuse.training.state import TrainState
-from mmfuse.types import EOS, Example, Question, Rejected
+from mmfuse.types import Example, Question, Rejected
+from tests import told
 
-PROMPT, WIDTH, LENGTH, IMAGE = "how many circles?", 302, 24, (4, 6)
+PROMPT = "how many circles?"
 TWO, RED = Question(PROMPT, "two", "count"), Question(PROMPT, "red circle", "colour")
 
 
@@ -46,39 +38,11 @@ class Asked:
         )
 
 
-@functools.cache
-def model():
-    towers = {"image": parts.vit(8, 1, 2, image=IMAGE, patch=(2, 3))}
-    single = parts.decoder(WIDTH, 1, 1, length=LENGTH, memories=("image",), mlp=8)
-    config = ConfigDict(
-        {"tokenizer": {"vocabulary": 300}, "model": {"dtype": "float32", "towers": towers, "single": single}}
-    )
-    return nnx.split(make_model(config, nnx.Rngs(0)), nnx.Param)
-
-
-def state_that_answers(answer, tokenizer):
-    """Blocks that add nothing, one-hot embeddings, and positions that say which token comes next."""
-    graph, params = model()
-    single = nnx.merge(graph, params).single
-    for block in ("self0", "cross"):
-        for part in (single.stack.segments[0].unit[block].attention.out, single.stack.segments[0].unit[block].mlp.down):
-            nnx.update(part, jax.tree.map(jnp.zeros_like, nnx.state(part)))
-    single.embed.embedding[...] = jnp.eye(300, WIDTH)
-    start = len(tokenizer.encode(PROMPT))  # where BOS stands
-    ids = [*tokenizer.encode(answer), EOS]
-    table = np.zeros((LENGTH, WIDTH), np.float32)
-    table[np.arange(start, start + len(ids)), ids] = 10
-    single.position.table[...] = jnp.asarray(table)
-    whole = nnx.merge(graph, params)
-    nnx.update(whole.single, nnx.state(single))
-    return TrainState(nnx.state(whole, nnx.Param), {}, {}, {}, jnp.int32(0), jnp.int32(0))
-
-
 def make_evaluator(source, tokenizer, workers):
-    recipe = Recipe({"image": IMAGE}, {"prompt": TextSpec("questions", 2, 17)}, tokenizer)
+    recipe = Recipe({"image": told.IMAGE}, {"prompt": TextSpec("questions", 2, 17)}, tokenizer)
     stream = evaluation_stream("test", source, recipe, rows=4)
     options = {"tokenizer": tokenizer, "tokens": 7, "workers": workers}
-    return Answering(stream, lambda state: nnx.merge(model()[0], state.trainable), make_mesh(data=2), **options)
+    return Answering(stream, told.merge, make_mesh(data=2), **options)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +62,7 @@ def evaluator(tokenizer):
     ],
 )
 def test_accuracy_over_all_and_by_type(evaluator, tokenizer, answer, right):
-    assert evaluator(state_that_answers(answer, tokenizer)) == {
+    assert evaluator(told.state_that_writes(answer, tokenizer, after=PROMPT)) == {
         "accuracy": sum(right.values()) / 6,
         "accuracy/count": right["count"] / 3,
         "accuracy/colour": right["colour"] / 3,
@@ -112,4 +76,4 @@ def test_a_stream_without_questions_has_no_accuracy(tokenizer):
         questions = ((), ())
 
     evaluator = make_evaluator(Nothing(), tokenizer, workers=0)
-    assert evaluator(state_that_answers("two", tokenizer)) == {"questions": 0, "rejected": 2}
+    assert evaluator(told.state_that_writes("two", tokenizer, after=PROMPT)) == {"questions": 0, "rejected": 2}

@@ -45,6 +45,7 @@ def test_without_sound():
     assert set(kept.streams.pairs.signals) == set(kept.evaluators.retrieval.stream.signals) == {"image"}
     assert set(kept.streams.pairs.augment) == {"image"}
     assert set(kept.streams.pairs.objectives) == {"contrastive", "captioning"}
+    assert set(kept.evaluators.caption.stream.signals) == {"image"}
 
 
 def test_without_words():
@@ -53,6 +54,7 @@ def test_without_words():
     assert kept.objectives.contrastive.between == kept.evaluators.retrieval.between == (("image", "audio"),)
     assert set(kept.streams.pairs.objectives) == set(kept.objectives) == {"contrastive"}
     assert len(kept.streams.pairs.text) == len(kept.evaluators.retrieval.stream.text) == 0
+    assert set(kept.evaluators) == {"retrieval"}  # there is nothing to caption
 
 
 def test_with_everything_nothing_changes():

@@ -69,6 +69,11 @@ WRONG = [
     ({"streams.pairs": {"rows": 8}}, "streams.pairs cannot be read: .*mixture"),
     ({"streams.pairs.mixture": {"scenes": None}}, "streams.pairs cannot be read"),
     ({"evaluators.vqa.stream.signals": 5}, "evaluators.vqa cannot be read"),
+    ({"evaluators.vqa.stream.text": {}}, "evaluators.vqa.stream.text lacks 'prompt': say what it holds"),
+    (
+        {"evaluators.caption.stream.text": {"prompt": {"take": "captions", "number": 1, "length": 8}}},
+        "evaluators.caption.stream.text lacks 'target'",
+    ),
     ({"evaluators.vqa.source.kind": "scene"}, "no source 'scene'; did you mean 'scenes'"),
 ]
 
