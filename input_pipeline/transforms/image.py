@@ -74,7 +74,9 @@ def resize_image(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> 
     h, w, _ = image.shape
     # OpenCV's area filter averages only if no axis grows.
     image = cv2.resize(image, (min(w, width), min(h, height)), interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
