@@ -25,7 +25,8 @@ def main() -> None:
     steps = [json.loads(line) for line in (options.workdir / "timing.jsonl").read_text().splitlines()]
     numbers = {"steps": len(steps), "minutes": sum(step["seconds"] for step in steps) / 60, "summary": summary}
     command = " ".join(["python main.py", *provenance["flags"]])
-    append(options.name, command=command, seed=config["seed"], numbers=numbers | {"git": provenance["git"]})
+    its_own = {name: provenance[name] for name in ("git", "flags", "changed")}
+    append(options.name, command=command, seed=config["config"]["seed"], numbers=numbers | its_own)
 
 
 if __name__ == "__main__":
