@@ -17,7 +17,9 @@ from typing import NamedTuple
 from mmfuse.types import DataError
 
 BLOCK = 512
-MAX_EXTENSION = 1 << 20  # bytes of a long name or of pax records: more is damage, not a name
+MAX_EXTENSION = 1 << 16  # bytes of a long name or of pax records: more is damage, not a name
+MAX_EXTENSIONS = 4  # before one member: a long name, a long link, pax records of it and of all
+SPARSE = "GNU.sparse."  # begins the keys of pax records that speak of a sparse file
 REGULAR = (b"0", b"\0", b"7")
 IGNORED = {b"1": "hard link", b"2": "symbolic link", b"3": "device", b"4": "device", b"5": "directory", b"6": "pipe"}
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}
@@ -103,7 +105,7 @@ def scan_tar(path: str) -> TarScan:
 def _walk(file: int) -> Iterator[tuple[_Header, int]]:
     """Yields every member's header and the offset of its data, before it is known whether the data are all there."""
     total = os.fstat(file).st_size
-    position, extension = 0, {}
+    position, extension, extensions = 0, {}, 0
     while True:
         block = os.pread(file, BLOCK, position)
         if len(block) < BLOCK:
@@ -114,9 +116,12 @@ def _walk(file: int) -> Iterator[tuple[_Header, int]]:
             header = _parse_header(block)
             position += BLOCK
             if header.kind in b"xXgLK":
+                extensions += 1
+                if extensions > MAX_EXTENSIONS:
+                    raise ValueError("extensions")
                 extension |= _parse_extension(header, _read_extension(file, header, position))
             else:
-                header, extension = _extend(header, extension), {}
+                header, extension, extensions = _extend(header, extension), {}, 0
                 yield header, position
         except ValueError:
             raise _Unreadable("damaged tar", position) from None
@@ -165,14 +170,19 @@ def _parse_extension(header: _Header, payload: bytes) -> dict[str, bytes]:
 
 
 def _parse_pax(payload: bytes) -> dict[str, bytes]:
-    """Records are `"%d %s=%s\\n" % (length of the whole record, key, value)`; a value may hold any byte."""
+    """Records are `"%d %s=%s\\n" % (length of the whole record, key, value)`; a value may hold any byte.
+
+    Only those that matter are kept: a record of 16 bytes would else be 100 bytes of memory.
+    """
     records, start = {}, 0
     while start < len(payload):
         match = re.compile(rb"([0-9]{1,9}) ([^=]+)=").match(payload, start)
         end = start + int(match[1]) if match else 0
         if match is None or end > len(payload) or end <= match.end() or payload[end - 1 : end] != b"\n":
             raise ValueError("pax")
-        records[_decode(match[2])] = payload[match.end() : end - 1]
+        key = _decode(match[2])
+        if key in ("path", "size") or key.startswith(SPARSE):
+            records[SPARSE if key.startswith(SPARSE) else key] = payload[match.end() : end - 1]
         start = end
     return records
 
@@ -186,7 +196,7 @@ def _extend(header: _Header, extension: dict[str, bytes]) -> _Header:
     return _Header(
         _decode(extension["path"]) if "path" in extension else header.name,
         # The data of a sparse file begin with a map: they are not the bytes of the file.
-        b"S" if any(key.startswith("GNU.sparse.") for key in extension) else header.kind,
+        b"S" if SPARSE in extension else header.kind,
         header.size if size is None else int(size),
     )
 

@@ -14,7 +14,7 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from input_pipeline.sources.annotations import parse_annotations
+from input_pipeline.sources.annotations import MAX_BYTES, parse_annotations
 from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, locate
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.tar_index import Entry, OpenFile, TarIndex, open_indexes
@@ -100,6 +100,8 @@ def _read_file(tar: TarIndex, entry: Entry, kind: str) -> bytes | None:
         return None
     if size > MAX_FILE_BYTES:
         raise BadRecord("file too large")
+    if kind not in SIGNALS and size > MAX_BYTES:
+        raise BadRecord("text too long")
     try:
         data = _open_tar(tar.path, tar.state).read(size, entry.offset[column])
     except OSError:

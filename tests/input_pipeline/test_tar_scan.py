@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,32 @@ def test_a_name_without_end_is_damage(tmp_path):
     long_name = header(size=b"%011o\0" % (MAX_EXTENSION + 1), kind=b"L")
     scan = scan_bytes(tmp_path, header() + b"abc".ljust(BLOCK, b"\0") + long_name + bytes(MAX_EXTENSION + 5 * BLOCK))
     assert scan.cut == ("damaged tar", "a.txt", 3 * BLOCK)
+
+
+def pax(*records):
+    """A header with its pax records; each key has a length of its own, so that a record's length fits two digits."""
+    payload = b"".join(b"%d %s" % (len(record) + 3, record) for record in records)
+    return header(size=b"%011o\0" % len(payload), kind=b"x") + payload.ljust(-(-len(payload) // BLOCK) * BLOCK, b"\0")
+
+
+@pytest.mark.parametrize("extensions", [4, 5])
+def test_many_extensions_of_one_member_are_damage(tmp_path, extensions):
+    scan = scan_bytes(
+        tmp_path, header() + bytes(BLOCK) + pax(b"path=b.txt\n") * extensions + header() + bytes(3 * BLOCK)
+    )
+    assert [member.name for member in scan.members] == ["a.txt", "b.txt"][: 1 + (extensions == 4)]
+    assert (scan.cut and scan.cut.reason) == (None if extensions == 4 else "damaged tar")
+
+
+def test_of_pax_records_only_those_that_matter_are_kept(tmp_path):
+    many = [b"%08d=\n" % number for number in range(4000)]
+    data = pax(*many, b"path=b.txt\n") + header() + bytes(3 * BLOCK)
+    tracemalloc.start()
+    scan = scan_bytes(tmp_path, data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [member.name for member in scan.members] == ["b.txt"]
+    assert peak < 6 * len(data)  # a dict of all would be more
 
 
 @settings(max_examples=150, deadline=None)

@@ -178,10 +178,12 @@ def test_signals_by_extension(tmp_path, extension):
         ([("k.json", b"{"), ("k.jpg", b"1")], "json does not parse"),
         ([("k.txt", b" ")], "empty record"),
         ([("k.jpg", bytes(1001)), ("k.txt", b"a")], "file too large"),
+        ([("k.jpg", b"a"), ("k.txt", bytes(901))], "text too long"),
     ],
 )
 def test_a_bad_record_is_a_value(tmp_path, monkeypatch, files, reason):
     monkeypatch.setattr(webdataset, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(webdataset, "MAX_BYTES", 900)
     path = write_tar(tmp_path / "x.tar", [("a.txt", b"good"), *files, ("z.txt", b"good")])
     first, bad, last = every(Webdataset(path))
     assert bad == Rejected(reason, f"{path}:k")
