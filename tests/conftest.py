@@ -17,6 +17,9 @@ os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
+# Devices that wait for one another hold a thread each, and XLA makes no more threads than there are devices: with
+# several collectives under way they may wait for ever.
+os.environ["NPROC"] = "32"
 CACHE = Path(os.environ.get("MMFUSE_TEST_CACHE", Path(__file__).parent.parent / ".cache" / "xla"))
 
 jax.config.update("jax_num_cpu_devices", 8)
