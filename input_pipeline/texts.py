@@ -14,13 +14,13 @@ Several targets may share a row, so that less of it is padding: `pack`. One step
 texts of very different lengths are several streams, which are the buckets.
 """
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from input_pipeline.names import require_known
 from input_pipeline.tokenizers import Tokenizer
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.text import clean_text
@@ -103,10 +103,7 @@ def check_spec(role: str, spec: TextSpec) -> None:
         ("kind of text to take", spec.take, tuple(TAKES)),
         ("balance of texts", spec.balance, tuple(BALANCES)),
     ):
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else "."
-            raise ConfigError(f"there is no {what} '{name}'{hint} There are: {', '.join(names)}.")
+        require_known(what, name, names)
     if spec.number < 1 or spec.length < LEAST_LENGTH:
         raise ConfigError(
             f"text.{role} has number={spec.number}, length={spec.length}: "

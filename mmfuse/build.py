@@ -4,7 +4,6 @@ The one table. A new part is its file, its test, and one row here. Every `make_â
 config and hands the parts that it makes to the parts that need them.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from input_pipeline.names import require_known
 from input_pipeline.sources.arrow import Arrow
 from input_pipeline.sources.contract import Source
 from input_pipeline.sources.digits import Digits
@@ -27,6 +27,7 @@ from mmfuse.evaluators.answering import Answering
 from mmfuse.evaluators.captioning import Captioning
 from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.evaluators.retrieval import Retrieval
+from mmfuse.evaluators.writing import Writing
 from mmfuse.fusion.gated_cross_attention import GatedCrossBlock
 from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.multimodal import Multimodal
@@ -63,10 +64,7 @@ CONTRASTIVE_LOSSES = {"info_nce": softmax_loss, "sigmoid": sigmoid_loss}
 
 def lookup(table: Mapping[str, Any] | ConfigDict, name: str, what: str) -> Any:
     """The entry of a table, or a ConfigError that names the nearest one."""
-    if name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"there is no {what} '{name}'{hint} There are: {', '.join(table)}.")
+    require_known(what, name, tuple(table))
     return table[name]
 
 
@@ -259,7 +257,7 @@ def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokeni
     """An evaluator over a finite stream; `merge` makes a model of a state."""
     arguments = {key: value for key, value in config.items() if key not in ("kind", "source", "stream")}
     kind = lookup(EVALUATORS, config.kind, "evaluator")
-    if kind in (Answering, Captioning):
+    if issubclass(kind, Writing):
         arguments["tokenizer"] = tokenizer
     return kind(stream, merge, mesh, workers=workers, **arguments)
 

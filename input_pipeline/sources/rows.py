@@ -10,13 +10,13 @@ A field is the column of the same name, unless `columns` names another one. Noth
 leads out of the folder.
 """
 
-import difflib
 import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from input_pipeline.names import nearest
 from input_pipeline.sources.annotations import parse_fields
 from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, file_state
 from input_pipeline.transforms import BadRecord
@@ -144,12 +144,6 @@ def _read_cell(cell: Any, folder: str) -> bytes | None:
     if cell is not None and len(cell) > MAX_FILE_BYTES:
         raise BadRecord("file too large")
     return cell
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """How a sentence goes on that says that there is no such name."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _list(names: Iterable[str]) -> str:

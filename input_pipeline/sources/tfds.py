@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
+from input_pipeline.names import nearest
 from input_pipeline.sources.files import SIGNALS, locate
-from input_pipeline.sources.rows import choose_columns, find_columns, nearest, read_record
+from input_pipeline.sources.rows import choose_columns, find_columns, read_record
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
 

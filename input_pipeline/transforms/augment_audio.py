@@ -14,7 +14,6 @@ mean. Time is not warped. Augment before padding: shares are of the sound, and p
 Reference: Park et al. 2019 (SpecAugment), arXiv 1904.08779, section 2.
 """
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from input_pipeline.names import nearest
 from mmfuse.types import AUDIO_RATE, ConfigError
 
 AudioChange = Callable[[Float32[np.ndarray, "f"], np.random.Generator], Float32[np.ndarray, "f"]]
@@ -121,8 +121,7 @@ def _ratio(db: float) -> float:
 def _check(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name not in SETTINGS:
-            near = difflib.get_close_matches(name, SETTINGS, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else "."
+            hint = nearest(name, SETTINGS)
             raise ConfigError(f"audio augmentation has no '{name}'{hint} There are: {', '.join(SETTINGS)}.")
         form, least, most = SETTINGS[name]
         if not _fits(value, form, least, most):

@@ -7,7 +7,6 @@ stay so.
 Flips belong where left and right mean the same: not where there is text, nor where captions speak of sides.
 """
 
-import difflib
 import functools
 import inspect
 import math
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from input_pipeline.names import require_known
 from input_pipeline.transforms.randaugment import randaugment
 from mmfuse.types import ConfigError
 
@@ -227,10 +227,10 @@ def make_image_changes(settings: Mapping[str, Mapping[str, Any]]) -> ImageChange
 
 
 def _check(name, arguments):
-    _require_known("augmentation of images", name, TABLE)
+    require_known("augmentation of images", name, TABLE)
     defaults = {key: value.default for key, value in list(inspect.signature(TABLE[name]).parameters.items())[2:]}
     for key, value in arguments.items():
-        _require_known(f"argument of augment.image.{name}", key, defaults)
+        require_known(f"argument of augment.image.{name}", key, defaults)
         pair, most = isinstance(defaults[key], tuple), 1 if key == "share" else math.inf
         if pair:
             good, form = np.shape(value) == (2,) and 0 < value[0] <= value[1], "two numbers above 0, the smaller first"
@@ -238,13 +238,6 @@ def _check(name, arguments):
             good, form = np.shape(value) == () and 0 <= value <= most, f"a number from 0 to {most}"
         if not good:
             raise ConfigError(f"augment.image.{name}.{key} is {value}: write {form}.")
-
-
-def _require_known(what, name, names):
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else "."
-        raise ConfigError(f"there is no {what} '{name}'{hint} There are: {', '.join(names)}.")
 
 
 def _blend(low, high, share):

@@ -4,54 +4,25 @@ A caption is generated greedily for each prompt and scored against all true capt
 language of the prompt: CIDEr-D and BLEU-4. Where texts are in several languages, the scores are over all of them.
 """
 
-from collections.abc import Callable
-
-from jax.sharding import Mesh
-
-from input_pipeline.tokenizers import Tokenizer
 from mmfuse.evaluators.caption_scores import bleu_4, cider_d, split_words
-from mmfuse.evaluators.evaluator import FiniteStream, Sweep
-from mmfuse.inference.generate import generate
-from mmfuse.models.multimodal import Multimodal
+from mmfuse.evaluators.writing import Writing
 from mmfuse.training.state import TrainState
 from mmfuse.types import Caption
 
 
-class Captioning:
+class Captioning(Writing):
     """Scores of generated captions over a stream.
 
     The role `prompt` holds a caption whose language is to be written, and `target` the true captions: as many as the
     stream takes of them, so let its `number` be no smaller than the captions of an example.
     """
 
-    def __init__(
-        self,
-        stream: FiniteStream,
-        merge: Callable[[TrainState], Multimodal],
-        mesh: Mesh,
-        *,
-        tokenizer: Tokenizer,
-        tokens: int,
-        workers: int,
-    ):
-        """Args: `tokens` the longest caption; `tokenizer` reads the captions."""
-        self.tokenizer = tokenizer
-
-        def write(state, batch):
-            model = merge(state)
-            return generate(model.single, model.encode(batch), batch.text["prompt"], tokens=tokens)
-
-        self.sweep = Sweep(stream, write, mesh, workers=workers)
-
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Returns `cider`, 0 … 10; `bleu_4`, 0 … 1; `candidates`, how many captions; `rejected`, records left out."""
         candidates, references = [], []
-        for loaded, written in self.sweep(state):
-            for pieces, captions in zip(loaded.pieces, written):
-                prompts = [piece for piece in pieces.get("prompt", ()) if isinstance(piece, Caption)]
-                for prompt, ids in zip(prompts, captions):
-                    candidates.append(split_words(self.tokenizer.decode(ids)))
-                    references.append([split_words(text) for text in _in_language(pieces["target"], prompt)])
+        for prompt, caption, pieces in self.written(state, Caption):
+            candidates.append(split_words(caption))
+            references.append([split_words(text) for text in _in_language(pieces["target"], prompt)])
         counts = {"candidates": float(len(candidates)), "rejected": float(len(self.sweep.rejected))}
         if not candidates:
             return counts
