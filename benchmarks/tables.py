@@ -3,6 +3,7 @@
 python -m benchmarks.tables
 """
 
+import re
 from pathlib import Path
 
 from benchmarks.hostile.page import hostile_input_page
@@ -64,8 +65,8 @@ def _emoji() -> list[str]:
     lines = []
     for result in read("emoji")[-1:]:
         summary = result["summary"]
-        names = [key.split("/")[2] for key in summary if key.startswith("retrieval/image_to_text/")]
-        languages = sorted({name for name in names if f"retrieval/image_to_text/{name}/recall_at_1" in summary})
+        one_of = re.compile("retrieval/image_to_text/([^/]+)/recall_at_1")
+        languages = sorted(match[1] for match in map(one_of.fullmatch, summary) if match)
         candidates = summary["retrieval/text_to_image/candidates"]
         lines += ["", "## `configs/emoji.py`", ""]
         lines += [

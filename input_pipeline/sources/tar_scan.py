@@ -180,9 +180,10 @@ def _parse_pax(payload: bytes) -> dict[str, bytes]:
         end = start + int(match[1]) if match else 0
         if match is None or end > len(payload) or end <= match.end() or payload[end - 1 : end] != b"\n":
             raise ValueError("pax")
-        key = _decode(match[2])
-        if key in ("path", "size") or key.startswith(SPARSE):
-            records[SPARSE if key.startswith(SPARSE) else key] = payload[match.end() : end - 1]
+        name = _decode(match[2])
+        key = SPARSE if name.startswith(SPARSE) else name
+        if key in ("path", "size", SPARSE):
+            records[key] = payload[match.end() : end - 1]
         start = end
     return records
 
