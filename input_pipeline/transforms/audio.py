@@ -39,7 +39,8 @@ def decode_audio(data: bytes, *, max_seconds: float) -> Float32[np.ndarray, "f"]
             rate, frames = file.samplerate, min(file.frames, math.ceil(max_seconds * file.samplerate))
             # a second at a time: many channels are much memory
             blocks = file.blocks(rate, frames=frames, dtype="float32", always_2d=True)
-            wave = np.concatenate([block.mean(axis=1) for block in blocks] or [np.zeros(0, np.float32)])
+            with np.errstate(invalid="ignore"):  # infinities of both signs, or a NaN that signals: told below
+                wave = np.concatenate([block.mean(axis=1) for block in blocks] or [np.zeros(0, np.float32)])
     except soundfile.SoundFileError:
         raise BadRecord("damaged audio") from None
     if not len(wave):

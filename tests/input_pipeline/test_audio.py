@@ -93,6 +93,14 @@ def test_not_finite(bad):
     assert reason_of(encode(wave)) == "audio is not finite"
 
 
+def test_numbers_that_numpy_warns_of_are_not_finite():
+    opposed = np.tile(np.float32([[np.inf, -np.inf]]), (100, 1))
+    assert reason_of(encode(opposed)) == "audio is not finite"
+    data, signalling = bytearray(encode(tone())), np.uint32(0x7FA00000).tobytes()
+    data[-400:-396] = signalling
+    assert reason_of(bytes(data)) == "audio is not finite"
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
