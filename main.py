@@ -55,6 +55,8 @@ def main(_: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     if DEVICES.value:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
+        # a program read back has lost the order of its collectives: devices may wait for one another for ever
+        jax.config.update("jax_enable_compilation_cache", False)
     try:
         saved = saved_config(WORKDIR.value)
         config = fit_to_data(CONFIG.value, saved)
