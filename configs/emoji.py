@@ -5,8 +5,12 @@
     python main.py --config=configs/emoji.py --workdir=runs/emoji
 
 A dual tower learns the names of 1,911 emoji from one artist's drawings, and is asked for them in another artist's.
-There is one picture of each concept, so the rest has to come from augmentation, and the picture tower is a residual
-network. Each drawing meets its name in all eight languages at once: the sooner are the names known.
+There is one picture of each concept, so the rest has to come from what the towers take for granted, and from
+augmentation. Emoji are framed alike: the picture tower, a residual network, keeps what is where (pool "flat"); with
+the mean of its positions it was three times worse. A name is the mean of its tokens, of a vocabulary that holds most
+words whole; it learns faster than a transformer, at a tenth of the cost. Each drawing meets its name in all eight
+languages at once. The names follow the pictures: the picture tower, whose random features already tell much apart,
+learns slowly.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +36,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data = {"train": "data/emoji/*.tar", "test": "data/emojione/*.tar"}
-    config.tokenizer = {"vocabulary": 4096, "examples": 2000}
+    config.tokenizer = {"vocabulary": 16_000, "examples": 2000}
     config.sources = {"emoji": {"kind": "webdataset", "shards": config.data.get_ref("train")}}
     names = {"take": "first_captions", "number": len(LANGUAGES), "length": LENGTH, "languages": LANGUAGES}
     signals = {"image": IMAGE}
@@ -52,15 +56,18 @@ def get_config() -> ConfigDict:
     config.model = {
         "dtype": "float32",
         "towers": {
-            "image": parts.convnet(384, (1, 1, 1), image=IMAGE, patch=(4, 4)),
-            "text": parts.text(192, 1, 4, length=LENGTH),
+            "image": parts.convnet(384, (1, 1, 1), image=IMAGE, patch=(4, 4), pool="flat"),
+            "text": parts.text(256, 0, 4, length=LENGTH),
         },
-        "dual": {"embedding": 192, "temperature": 0.07, "bias": -10.0},
+        "dual": {"embedding": 256, "temperature": 0.07, "bias": -10.0},
     }
     config.optimizer = parts.optimizer(
-        2e-3, warmup=50, weight_decay=((r"(bias|scale|log_scale|logit_bias)$", 0.0), (".*", 0.1))
+        1e-2,
+        warmup=50,
+        weight_decay=((r"(bias|scale|log_scale|logit_bias)$", 0.0), (".*", 0.1)),
+        learning_rate_scale=((r"image", 0.1), (".*", 1.0)),
     )
-    config.sharding = parts.sharding()
+    config.sharding = ((r"embedding$", ("tensor", "fsdp")), (r"kernel$", ("fsdp", None)), (".*", ()))
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     # the minutes become steps once; both are limits, and 0 minutes are none
     config.train = {"minutes": 30.0, "steps": 100_000, "evaluate_every": 100_000}

@@ -8,7 +8,7 @@ def encoder(width: int, depth: int, heads: int, **changes) -> dict:
     """Settings of a stack of self-attention blocks."""
     return {
         "width": width,  # D of the tokens
-        "depth": depth,  # blocks
+        "depth": depth,  # blocks; a tower of 0 is a bag of tokens
         "heads": heads,  # of attention; D / heads wide
         "key_heads": heads,  # fewer: grouped queries
         "mlp": 4 * width,  # hidden width of the MLP

@@ -4,6 +4,7 @@ The one table. A new part is its file, its test, and one row here. Every `make_â
 config and hands the parts that it makes to the parts that need them.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ from mmfuse.stack.block import SelfBlock
 from mmfuse.stack.stack import Segment, Stack
 from mmfuse.towers.audio import AudioTower
 from mmfuse.towers.convnet import ConvNet
-from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, LastPool, MeanPool
+from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, FlatPool, LastPool, MeanPool
 from mmfuse.towers.text import TextTower
 from mmfuse.towers.vit import ViT
 from mmfuse.training.step import StreamObjectives
@@ -86,7 +87,10 @@ def _block(config, kind, dtype, rngs):
 
 
 def _stack(config, dtype, rngs, cross_every=0):
-    """Self-attention blocks, with a gated cross-attention block after every `cross_every` of them."""
+    """Self-attention blocks, with a gated cross-attention block after every `cross_every` of them, then a norm."""
+    norm = lookup(NORMS, config.norm, "norm")(config.width)
+    if not config.depth:
+        return Stack([], norm)
 
     def unit(rngs):
         blocks = {f"self{i}": _block(config, SelfBlock, dtype, rngs) for i in range(cross_every or 1)}
@@ -94,7 +98,7 @@ def _stack(config, dtype, rngs, cross_every=0):
 
     repeats = config.depth // (cross_every or 1)
     segment = Segment(unit, repeats, remat=config.remat, unroll=config.unroll, rngs=rngs)
-    return Stack([segment], lookup(NORMS, config.norm, "norm")(config.width))
+    return Stack([segment], norm)
 
 
 def _position(config, extent, rngs):
@@ -106,7 +110,7 @@ def _position(config, extent, rngs):
     return lookup(table, config.position, "position")()
 
 
-def _pool(config, dtype, rngs):
+def _pool(config, positions, dtype, rngs):
     def attention_pool():
         width = config.width
         attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
@@ -118,6 +122,7 @@ def _pool(config, dtype, rngs):
         "last": LastPool,
         "mean": MeanPool,
         "eos": lambda: EosPool(EOS),
+        "flat": lambda: FlatPool(positions, config.width, dtype=dtype, rngs=rngs),
         "attention": attention_pool,
     }
     return lookup(table, config.pool, "pool")()
@@ -130,7 +135,8 @@ def _vit(config, extent, dtype, rngs, **changes):
     if config.class_token is False and config.pool == "first":
         raise ConfigError("pool 'first' takes the class token: set class_token to True, or take another pool.")
     grid = tuple(size // patch for size, patch in zip(extent, config.patch))
-    parts = _stack(config, dtype, rngs), _pool(config, dtype, rngs)
+    positions = math.prod(grid) + config.class_token
+    parts = _stack(config, dtype, rngs), _pool(config, positions, dtype, rngs)
     return ViT(
         config.width,
         *parts,
@@ -158,7 +164,7 @@ def _text_tower(config, vocabulary, dtype, rngs):
     return TextTower(
         config.width,
         _stack(config, dtype, rngs),
-        _pool(config, dtype, rngs),
+        _pool(config, config.length, dtype, rngs),
         vocabulary=vocabulary,
         causal=config.causal,
         position=_position(config, (config.length,), rngs),
@@ -169,7 +175,8 @@ def _text_tower(config, vocabulary, dtype, rngs):
 
 def _convnet(config, vocabulary, dtype, rngs):
     norm = lookup(NORMS, config.norm, "norm")
-    pool = _pool(config, dtype, rngs)
+    reach = [patch << (len(config.blocks) - 1) for patch in config.patch]  # each later stage halves the resolution
+    pool = _pool(config, math.prod(size // step for size, step in zip(config.image, reach)), dtype, rngs)
     return ConvNet(config.width, config.blocks, norm, pool, patch=config.patch, dtype=dtype, rngs=rngs)
 
 

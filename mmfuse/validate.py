@@ -21,7 +21,7 @@ from mmfuse.types import ConfigError
 # Numbers that may be below zero, and those that must be above it, by the ends of their names.
 ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
-    r"\.(rows|number|length|examples|chunk|tokens|width|depth|heads|key_heads|mlp|blocks|cross_every|embedding|temperature|"
+    r"\.(rows|number|length|examples|chunk|tokens|width|single\.depth|heads|key_heads|mlp|blocks|cross_every|embedding|temperature|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
 )
 GIVEN = {"answering": ("prompt",), "captioning": ("prompt", "target")}  # roles that evaluators take from their streams

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from mmfuse.nn.attention import Attention
@@ -59,6 +60,24 @@ class MeanPool(nnx.Module):
         valid = (tokens.segment > 0)[..., None]
         total = jnp.where(valid, tokens.values, 0).sum(axis=1, dtype=jnp.float32)
         return (total / jnp.maximum(valid.sum(axis=1), 1).astype(jnp.float32)).astype(tokens.values.dtype)
+
+
+class FlatPool(nnx.Module):
+    """Σ_s W_s t_s: every position has its own matrix, so that where something is makes a difference.
+
+    A mean forgets it. It suits pictures that are framed alike, as icons are: there, it is most of what to go by.
+    """
+
+    def __init__(self, positions: int, width: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        """Args: S, how many tokens there are, padding included; D; dtype of the product; draws the parameters."""
+        self.positions = positions
+        self.project = nnx.Linear(positions * width, width, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        if tokens.segment.shape[1] != self.positions:
+            raise ValueError(f"the pool 'flat' was made for {self.positions} tokens, not {tokens.segment.shape[1]}")
+        values = jnp.where((tokens.segment > 0)[..., None], tokens.values, 0)
+        return self.project(values.reshape(len(values), -1))
 
 
 class AttentionPool(nnx.Module):

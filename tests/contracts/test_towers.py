@@ -136,3 +136,14 @@ def test_in_bfloat16_parameters_stay_float32_and_the_result_is_close(kind, tower
         small = run(other, kind)
     assert small.pooled.dtype == small.tokens.values.dtype == jnp.bfloat16
     np.testing.assert_allclose(small.pooled.astype(jnp.float32), output.pooled, atol=0.1)
+
+
+def test_the_flat_pool_is_made_for_the_positions_of_the_tower(kind):
+    assert run(build(kind, pool="flat"), kind).pooled.shape == (B, D)
+
+
+def test_a_tower_without_blocks_is_a_bag_of_tokens():
+    tower, segment = build("text", depth=0), jnp.ones_like(IDS)
+    changed = IDS.at[:, 3].set(3 + (IDS[:, 3] - 2) % (V - 3))  # another word at one place
+    before, after = (tower(ids, segment).tokens.values for ids in (IDS, changed))
+    np.testing.assert_array_equal((before != after).any(axis=2), np.arange(7)[None] == np.full((B, 1), 3))

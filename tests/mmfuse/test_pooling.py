@@ -7,7 +7,7 @@ from flax import nnx
 
 from mmfuse.nn.attention import Attention
 from mmfuse.nn.mlp import Mlp
-from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, LastPool, MeanPool
+from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, FlatPool, LastPool, MeanPool
 from mmfuse.types import EOS, Tokens
 
 B, S, D = 5, 7, 12
@@ -45,6 +45,20 @@ def test_the_mean_is_over_what_is_not_padding():
 def test_the_mean_is_summed_in_float32():
     ones = TOKENS._replace(values=jnp.ones((1, 1025, 1), jnp.bfloat16), segment=jnp.ones((1, 1025), jnp.int32))
     assert MeanPool()(ones) == 1.0  # a bfloat16 sum stops at 256
+
+
+def test_flat_pool_by_hand(shake):
+    pool = shake(FlatPool(S, D, rngs=nnx.Rngs(0)))
+    by_position = np.asarray(pool.project.kernel[...]).reshape(S, D, D)
+    expected = [
+        sum((VALUES[row, s] @ by_position[s] for s in range(length)), np.zeros(D)) for row, length in enumerate(LENGTHS)
+    ]
+    np.testing.assert_allclose(pool(TOKENS), expected, atol=1e-5)
+
+
+def test_the_flat_pool_wants_the_positions_it_was_made_for():
+    with pytest.raises(ValueError, match="made for 5 tokens, not 7"):
+        FlatPool(5, D, rngs=nnx.Rngs(0))(TOKENS)
 
 
 def test_attention_pool_by_hand(shake):

@@ -56,6 +56,7 @@ WRONG = [
     ({"model.towers.image.heads": 3}, "model.towers.image.width=16 does not divide by heads=3"),
     ({"model.towers.text.key_heads": 3}, "model.towers.text.heads=2 does not divide by key_heads=3"),
     ({"model.towers.image.patch": (5, 5)}, r"model.towers.image.patch=\(5, 5\) does not divide \(64, 64\)"),
+    ({"model.single.depth": 0}, "model.single.depth is 0: write a number above 0"),
     ({"model.single.cross_every": 3}, "make it a multiple of cross_every=3"),
     ({"model.single.memories": ("image", "video")}, "names 'video', which no tower makes"),
     ({"model.single.memories": ("source",)}, "has none of the signals that the decoder reads: source"),
