@@ -24,10 +24,10 @@ LANGUAGES = ("de", "en", "es", "fr", "hi", "ja", "ru", "zh")
 AUGMENT = {
     "affine": {"degrees": 10.0, "translate": 0.06, "scale": (0.75, 1.1), "stretch": 0.15, "shear": 6.0},
     "warp": {"share": 0.5, "strength": 0.02, "cells": 4},
-    "jitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.3, "hue": 0.03},
+    "jitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.4, "hue": 0.06},
     "shade": {"strength": 0.3},
-    "outline": {"share": 0.2, "width": 1},
-    "erase": {"share": 0.2, "area": (0.02, 0.1)},
+    "outline": {"share": 0.3, "width": 1},
+    "erase": {"share": 0.3, "area": (0.02, 0.1)},
 }
 
 
