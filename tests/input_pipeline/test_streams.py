@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import grain
 import numpy as np
 import pytest
 
@@ -69,6 +70,26 @@ def test_a_step_is_the_same_whoever_reads_it_and_whatever_was_read_before(tokeni
     for workers, ahead, first in ((0, 1, 0), (1, 1, 3), (1, 5, 0), (2, 2, 7), (2, 5, 4)):
         ready = load({"x": one}, range(first, 11), workers=workers, ahead=ahead)
         assert [summary(loaded["x"]) for loaded in ready] == expected[first:]
+
+
+def test_orders_and_random_numbers_are_those_of_grain(tokenizer):
+    source, recipe = Numbered(29), Recipe({}, CAPTION, tokenizer)
+
+    def row(index, rng):
+        made = recipe.prepare(("a", 0, index, source[index]), rng)
+        return made.origin, made.pieces
+
+    def rows(loaded):
+        return list(zip(origins([loaded]), loaded.pieces))
+
+    one, expected = (
+        training_stream({"a": source}, {"a": 1.0}, recipe, rows=7, seed=2**31),
+        grain.MapDataset.range(29).seed(2**31).shuffle().repeat().random_map(row),
+    )
+    for step in (0, 4, 10**12):
+        assert rows(one[step]) == [expected[place] for place in range(7 * step, 7 * step + 7)]
+    finite, expected = evaluation_stream("a", source, recipe, rows=13), grain.MapDataset.range(29).seed(0)[:29]
+    assert rows(finite[1]) == [expected.random_map(row)[place] for place in range(13, 26)]
 
 
 def test_another_seed_is_another_order_and_another_choice(tokenizer):
@@ -250,6 +271,20 @@ def test_evaluation_reads_every_record_once_in_order(tokenizer, examples, expect
     assert origins(batches) == [(0, index) if index != 4 else (-1, -1) for index in range(expected)] + holes
     tally = sum((loaded.tally for loaded in batches), Counter())
     assert tally == {"test/read": expected, "test/used": expected - 1, "test/rejected/torn": 1}
+
+
+def test_a_finite_stream_ends_where_its_records_do_and_nowhere_else(tokenizer):
+    recipe = Recipe({}, CAPTION, tokenizer)
+    finite = evaluation_stream("test", Numbered(13), recipe, rows=5)
+    for step in (-1, 3):
+        with pytest.raises(IndexError, match=f"batch {step} of 3"):
+            finite[step]
+
+    def broken(example):
+        raise IndexError("a bug")
+
+    with pytest.raises(IndexError, match="a bug"):
+        list(evaluation_stream("test", Numbered(13, {7: broken}), recipe, rows=5))
 
 
 def test_evaluation_makes_the_same_choice_every_time(tokenizer):
