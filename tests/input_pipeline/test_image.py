@@ -211,6 +211,9 @@ def test_parts_without_number_are_refused():
     ):
         assert reason_of(data) == "too many scans or parts"
     assert decode_image(jpeg[:2] + b"\xff\xfe\0\2" * 1000 + jpeg[2:-2] + scan * 20 + jpeg[-2:]).shape == (17, 23, 3)
+    most = image.MAX_SCANS - jpeg.count(b"\xff\xda")
+    assert decode_image(jpeg[:-2] + scan * most + jpeg[-2:]).shape == (17, 23, 3)
+    assert reason_of(jpeg[:-2] + scan * (most + 1) + jpeg[-2:]) == "too many scans or parts"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])
@@ -224,7 +227,7 @@ def test_strips_are_put_together_as_they_were(mode, monkeypatch):
         picture = picture.convert(mode)
     data = encode(picture, transparency=3) if mode == "P" else encode(picture)
     whole = decode_image(data)
-    monkeypatch.setattr(image, "STRIP", 7)
+    monkeypatch.setattr(image, "STRIP", 7 * 3 + 2)  # seven rows of three pixels
     np.testing.assert_array_equal(decode_image(data), whole)
 
 
