@@ -28,6 +28,10 @@ MAX_SCANS, MAX_PARTS = 64, 1 << 14
 WITHOUT_LENGTH = {bytes([kind]) for kind in (0x00, 0x01, *range(0xD0, 0xDA), 0xFF)}  # after an FF in a JPEG
 SCAN = re.compile(b"\xff\xda")  # begins one; to look for it takes a third of the time of `bytes.count`
 STRIP = 1 << 20  # pixels that are converted at once
+# Shrinking by less than this is linear, in a sixth of the time. By 1.43 it is 5.2 and 1.6 levels (RMS) off Lanczos on
+# scikit-learn's two photographs, the mean of areas 4.4 and 1.7, Pillow's antialiased bilinear filter 5.5 and 2.0; by
+# 1.6 it would be 6.1 off the first, against 4.0 and 5.1.
+SLIGHT = 1.5
 FORMATS = ("JPEG", "PNG", "WEBP")
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -73,8 +77,13 @@ def decode_image(
 
 
 def resize_image(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """Resizes without keeping the aspect: antialiased along the axes that shrink, cubic along those that grow."""
+    """Resizes without keeping the aspect.
+
+    Axes that shrink are antialiased, those that grow are cubic; where both shrink, and by less than `SLIGHT`, linear.
+    """
     h, w, _ = image.shape
+    if 1 <= h / height < SLIGHT and 1 <= w / width < SLIGHT:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     # OpenCV's area filter averages only if no axis grows.
     image = cv2.resize(image, (min(w, width), min(h, height)), interpolation=cv2.INTER_AREA)
     if image.shape[:2] == (height, width):

@@ -276,6 +276,25 @@ def test_shrinking_by_whole_numbers_is_the_mean():
     np.testing.assert_allclose(resize_image(image, 7, 5).astype(float), mean, atol=0.51)
 
 
+def test_slight_shrinking_is_linear():
+    """Each pixel from its four neighbours, by hand; an edge repeats itself."""
+
+    def weights(size, wanted):
+        centers = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
+        return np.clip(1 - np.abs(centers[:, None] - np.arange(size)), 0, None)
+
+    image = np.random.default_rng(0).integers(0, 256, (19, 23, 3), dtype=np.uint8)
+    expected = np.einsum("yh,hwc,xw->yxc", weights(19, 13), image, weights(23, 17))
+    np.testing.assert_allclose(resize_image(image, 13, 17).astype(float), expected, atol=1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 41), (41, 40), (41, 61), (61, 41)])
+def test_what_shrinks_more_or_not_alone_is_antialiased(height, width):
+    """A chequerboard of deviation 100: by linear interpolation 29 of it would come through, 33 where an axis grows."""
+    board = np.indices((60, 60)).sum(axis=0)[..., None].repeat(3, -1).astype(np.uint8) % 2 * 200
+    assert resize_image(board, height, width).std() < 25
+
+
 def test_a_shrinking_axis_is_antialiased_while_the_other_grows():
     stripes = np.zeros((5, 210, 3), np.uint8)
     stripes[:, ::2] = 200
