@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Num
 
 from input_pipeline import texts
-from mmfuse.types import Batch, Rejected, Signal, Text
+from mmfuse.types import Batch, Example, Rejected, Signal, Text
 
 DTYPES = {"image": np.uint8, "audio": np.float32}
 CHANNELS = {"image": (3,), "audio": ()}
@@ -27,7 +27,8 @@ class Fitted(NamedTuple):
 class Row(NamedTuple):
     """One example as a stream uses it, or the reason why it cannot.
 
-    `pieces` are the texts that were chosen, by role: what evaluators compare answers with.
+    `pieces` are the texts that were chosen, by role; `example` is the record without its signals. Evaluators compare
+    with them what they find.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Row(NamedTuple):
     sequences: Mapping[str, Sequence[texts.Encoded]]
     pieces: Mapping[str, Sequence[texts.Piece]]
     rejected: Rejected | None = None
+    example: Example | None = None
 
 
 class Loaded(NamedTuple):
@@ -48,12 +50,14 @@ class Loaded(NamedTuple):
         `{source}/left_out/{role}`, texts of used records that found no room in a packed row.
       pieces: for each row, by role, the texts that were chosen.
       rejected: what could not be used, with its source.
+      examples: for each row its record without signals, or None in a hole.
     """
 
     batch: Batch
     tally: Counter
     pieces: list[Mapping[str, Sequence[texts.Piece]]]
     rejected: list[tuple[str, Rejected]]
+    examples: list[Example | None]
 
 
 def collate(
@@ -84,7 +88,8 @@ def collate(
     pieces = [row.pieces for row in rows] + [{}] * (number - len(rows))
     rejected = [(row.source, row.rejected) for row in rows if row.rejected]
     tally = _tally(rows) + _left_out(good, batch.text)  # a sum of counters has no zeros
-    return Loaded(batch, tally, pieces, rejected)
+    examples = [row.example for row in rows] + [None] * (number - len(rows))
+    return Loaded(batch, tally, pieces, rejected, examples)
 
 
 def _signal(name, shape, rows, number):

@@ -103,7 +103,10 @@ class Recipe:
         except BadRecord as bad:
             return empty._replace(rejected=Rejected(bad.reason, example.key))
         concept = np.uint32(zlib.crc32(f"{source}/{example.concept}".encode(errors="replace"))).view(np.int32)
-        return empty._replace(concept=int(concept), signals=fitted, sequences=sequences, pieces=pieces)
+        remembered = example._replace(signals={})
+        return empty._replace(
+            concept=int(concept), signals=fitted, sequences=sequences, pieces=pieces, example=remembered
+        )
 
     def collate(self, rows: Sequence[Row], number: int) -> Loaded:
         """Packs rows into a batch of `number` rows."""

@@ -5,7 +5,7 @@ import pytest
 
 from input_pipeline.collate import Fitted, Row, collate
 from input_pipeline.texts import Encoded, TextSpec
-from mmfuse.types import Caption, Rejected
+from mmfuse.types import Caption, Example, Rejected
 
 SIGNALS = {"image": (5, 3), "audio": (13,)}
 TEXT = {"caption": TextSpec("captions", 2, 7), "target": TextSpec("captions", 1, 11)}
@@ -127,6 +127,12 @@ def test_pieces_stand_beside_their_rows():
         [Caption("2 0")],
         None,
     ]
+
+
+def test_records_stand_beside_their_rows():
+    one, two = Example("one", "1", {}), Example("two", "2", {})
+    loaded = collate([row(1, example=one), rejected("a", "bad"), row(2, example=two)], 4, SIGNALS, TEXT)
+    assert loaded.examples == [one, None, two, None]
 
 
 def test_absent_texts_and_signals_are_masked():

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from input_pipeline.sources.scenes import Scenes
-from input_pipeline.sources.scenes.words import WORDS, parse_attributes, plural, with_article
+from input_pipeline.sources.scenes.words import WORDS, named_objects, plural, with_article
 from input_pipeline.sources.scenes.world import HELD_OUT
 
 KIND = dict.fromkeys(("circle", "square", "triangle", "diamond", "star", "cross", "heart", "moon"), "shape")
@@ -14,6 +14,7 @@ KIND |= dict.fromkeys(("red", "orange", "yellow", "green", "cyan", "blue", "purp
 KIND |= {"small": "size", "medium": "size", "large": "size"}
 KIND |= {"solid": "texture", "striped": "texture", "dotted": "texture"}
 MEANING = {word: value for value, words in WORDS.items() for word in words} | {"stripes": "striped", "dots": "dotted"}
+PAIR = {"shape", "colour"}
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
 CLAIMS = {
     r"left to right|on the left, one|from the left, there": lambda i, x, y: [x[j] for j in i] == sorted(x),
@@ -44,6 +45,12 @@ def attributes(text):
     return found
 
 
+def _pair(said):
+    """The (shape, colour) of a named object."""
+    values = {KIND[value]: value for value in said}
+    return values["shape"], values["colour"]
+
+
 def fits(thing, wanted):
     return all(getattr(thing, name) == value for name, value in wanted.items())
 
@@ -70,7 +77,9 @@ def test_whole_captions_name_colour_and_shape_of_every_object_and_part_captions_
         assert Counter(caption.whole for caption in example.captions) == {True: 2, False: 2}
         pairs = {(thing.shape, thing.colour) for thing in example.truth["objects"]}
         for caption in example.captions:
-            assert (parse_attributes(caption.text) == pairs) == caption.whole, caption
+            named = [frozenset(attributes(caption.text[start:end]).values()) for start, end, _ in caption.mentions]
+            assert named_objects(caption.text) == [said for said in named if {KIND[value] for value in said} >= PAIR]
+            assert ({_pair(said) for said in named_objects(caption.text)} == pairs) == caption.whole, caption
             assert not caption.whole or sorted(m[2] for m in caption.mentions) == list(range(len(pairs)))
 
 
@@ -127,7 +136,7 @@ def test_description_tells_everything(examples):
 def test_no_text_of_the_training_split_names_a_held_out_pair(examples):
     for example in examples:
         texts = [caption.text for caption in example.captions] + [question.text for question in example.questions]
-        assert not any(parse_attributes(text) & set(HELD_OUT) for text in texts)
+        assert not any(_pair(said) in HELD_OUT for text in texts for said in named_objects(text))
 
 
 def test_grammar():
@@ -135,6 +144,16 @@ def test_grammar():
     assert [plural(word) for word in ("star", "cross", "plus sign")] == ["stars", "crosses", "plus signs"]
 
 
-def test_parse_attributes_reads_synonyms():
-    text = "A tiny violet plus sign, a red object and a Turquoise disc with dots; a striped blue star."
-    assert parse_attributes(text) == {("cross", "purple"), ("circle", "cyan"), ("star", "blue")}
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("A tiny violet plus sign", ["small purple cross"]),
+        ("a red object and a Turquoise disc with dots; STRIPED BLUE stars.", ["cyan circle dotted"]),
+        ("a stripy, mid-sized blue star with stripes", ["striped medium blue star"]),
+        ("red red circle, red circle", ["red circle", "red circle"]),  # each time that it is named
+        ("a red blue circle", ["red blue circle"]),  # which there cannot be
+        ("a small circle, two red circles, red. Circle, hundred circle", []),
+    ],
+)
+def test_named_objects(text, named):
+    assert named_objects(text) == [frozenset(values.split()) for values in named]

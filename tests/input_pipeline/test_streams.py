@@ -271,6 +271,11 @@ def test_evaluation_reads_every_record_once_in_order(tokenizer, examples, expect
     assert origins(batches) == [(0, index) if index != 4 else (-1, -1) for index in range(expected)] + holes
     tally = sum((loaded.tally for loaded in batches), Counter())
     assert tally == {"test/read": expected, "test/used": expected - 1, "test/rejected/torn": 1}
+    examples = [example for loaded in batches for example in loaded.examples]
+    assert [example and example.key for example in examples[:expected]] == [
+        Numbered(13)[index].key if index != 4 else None for index in range(expected)
+    ]
+    assert not any(example.signals for example in examples if example)
 
 
 def test_a_finite_stream_ends_where_its_records_do_and_nowhere_else(tokenizer):

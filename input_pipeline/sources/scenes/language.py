@@ -13,11 +13,9 @@ import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from input_pipeline.sources.scenes.words import NUMBERS, ORDINALS, WORDS, plural, with_article
+from input_pipeline.sources.scenes.words import ADDED, NUMBERS, ORDINALS, WORDS, plural, with_article
 from input_pipeline.sources.scenes.world import MARGIN, Scene, SceneObject
 from mmfuse.types import Caption
-
-_ADDED = {"striped": "with stripes", "dotted": "with dots"}
 
 _ONE = (
     "There is only {}.",
@@ -75,9 +73,9 @@ def noun_phrase(thing: SceneObject, attributes: Collection[str], rng: random.Ran
     word = {name: rng.choice(WORDS[getattr(thing, name)]) for name in attributes}
     before = [name for name in ("size", "texture", "colour") if name in word]
     after = ""
-    if "texture" in word and thing.texture in _ADDED and rng.random() < 0.3:
+    if "texture" in word and thing.texture in ADDED and rng.random() < 0.3:
         before.remove("texture")
-        after = " " + _ADDED[thing.texture]
+        after = " " + ADDED[thing.texture]
     words = [word[name] for name in before] + [word.get("shape", "object")]
     return with_article(" ".join(words)) + after
 
