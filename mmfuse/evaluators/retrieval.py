@@ -1,8 +1,9 @@
 """Does each thing find its counterpart among all others?
 
-Recall@K: the share of queries that have one of their counterparts among the K nearest candidates, both ways, between
-all listed pairs. Several captions of an image are all its counterparts; so is whatever has the same concept. Ranks are
-counted for a chunk of queries at a time: the full matrix is never in memory. Where texts are in several languages,
+Recall@K, the share of queries that have one of their counterparts among the K nearest candidates, and mean average
+precision, which asks for all counterparts; both ways, between all listed pairs, and what a random order would reach
+beside them. Several captions of an image are all its counterparts; so is whatever has the same concept. The embeddings
+of the whole stream are on the host, their product never is: see `ranking.py`. Where texts are in several languages,
 each language is also measured alone: its texts as queries, or as the only candidates.
 """
 
@@ -11,41 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
+from mmfuse.evaluators.ranking import chance_precision, chance_recall, rank
 from mmfuse.models.memory import present
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
 from mmfuse.types import Caption
 
 LABELS = {"caption": "text", "source": "description"}  # what the numbers call a role
-TIE = 1e-6  # cosines this close are equal: the same two vectors give 6e-8 more or less from chunk to chunk
-
-
-def ranks(
-    queries: Float[np.ndarray, "A E"],
-    candidates: Float[np.ndarray, "B E"],
-    positive: Callable[[slice], Bool[np.ndarray, "a B"]],
-    *,
-    chunk: int,
-) -> Int[np.ndarray, "A"]:
-    """How many wrong candidates stand before the nearest right one; 0 is the best.
-
-    A tie counts as lost, and so does a score that is not a number: a collapsed model finds nothing.
-
-    Args:
-      queries, candidates: unit embeddings.
-      positive: which candidates are right for a slice of queries; each query has at least one.
-      chunk: queries at a time.
-    """
-    found = []
-    for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
-        scores, right = queries[rows] @ candidates.T, positive(rows)
-        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-        found.append((~right & ~(scores < best - TIE)).sum(axis=1))
-    return np.concatenate(found)
 
 
 class _Found(NamedTuple):
@@ -59,7 +35,7 @@ class _Found(NamedTuple):
 
 
 class Retrieval:
-    """Recall@K between modalities over a stream."""
+    """Recall@K and mean average precision between modalities over a stream."""
 
     def __init__(
         self,
@@ -83,9 +59,10 @@ class Retrieval:
         self.sweep = Sweep(stream, embed, mesh, workers=workers)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Returns `{a}_to_{b}[/{language}]/recall_at_{k}`, `…/candidates`, and `rejected`, how many records were.
+        """Returns numbers of `{a}_to_{b}[/{language}]/`, and `rejected`, how many records were.
 
-        Queries without a counterpart among the candidates are left out.
+        They are `recall_at_{k}` and `mean_average_precision`, the same with `_chance`, what is expected of a random
+        order, and `candidates`. Queries without a counterpart among the candidates are left out.
         """
         sides = self._collect(state)
         numbers = {}
@@ -111,15 +88,20 @@ class Retrieval:
         return {name: _Found(*map(np.concatenate, zip(*found))) for name, found in parts.items()}
 
     def _measure(self, label, queries, candidates):
-        answerable = np.isin(queries.concept, candidates.concept)
+        answerable, number = np.isin(queries.concept, candidates.concept), len(candidates.concept)
+        counts = {f"{label}/candidates": float(number)}
         if not answerable.any():
-            return {f"{label}/candidates": float(len(candidates.concept))}
+            return counts
         concept = queries.concept[answerable]
-        rank = ranks(
+        ranking = rank(
             queries.embeddings[answerable],
             candidates.embeddings,
             lambda rows: concept[rows, None] == candidates.concept[None],
             chunk=self.chunk,
         )
-        recall = {f"{label}/recall_at_{k}": float((rank < k).mean()) for k in self.at}
-        return recall | {f"{label}/candidates": float(len(candidates.concept))}
+        numbers = {"mean_average_precision": float(ranking.precision.mean())}
+        numbers["mean_average_precision_chance"] = chance_precision(ranking.positives, number)
+        for k in self.at:
+            numbers[f"recall_at_{k}"] = float((ranking.first < k).mean())
+            numbers[f"recall_at_{k}_chance"] = chance_recall(ranking.positives, number, k)
+        return {f"{label}/{name}": value for name, value in numbers.items()} | counts
