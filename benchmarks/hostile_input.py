@@ -31,7 +31,7 @@ from input_pipeline.sources.contract import Source
 from input_pipeline.streams import Recipe, evaluation_stream, training_stream
 from input_pipeline.texts import TextSpec
 from input_pipeline.tokenizers import train_tokenizer
-from mmfuse.build import make_source
+from mmfuse.build_data import make_source
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {0.0: (0.1,), 0.001: (0.1,), 0.01: (0.1,), 0.1: (0.2, 0.05), 0.5: (0.6, 0.1)}  # share that is bad → allowed

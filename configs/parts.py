@@ -3,6 +3,8 @@
 Every function returns a plain dict; an experiment changes what it wants to change. What a key means is said here, once.
 """
 
+from input_pipeline.sources.digits import CAPTIONS
+
 
 def encoder(width: int, depth: int, heads: int, **changes) -> dict:
     """Settings of a stack of self-attention blocks."""
@@ -80,6 +82,38 @@ def loader(**changes) -> dict:
 def evaluation(**changes) -> dict:
     """Of `--mode=evaluate`."""
     return {"name": "", **changes}  # numbers go to summary-{name}.json, or to summary.json
+
+
+def answering(source: dict, *, signals: dict, examples: int, length: int, **changes) -> dict:
+    """Questions of a source that are answered in words."""
+    prompt = {"take": "questions", "number": 4, "length": length}
+    return {
+        "kind": "answering",
+        "source": source,
+        "stream": {"rows": 64, "examples": examples, "signals": signals, "text": {"prompt": prompt}},  # at most
+        "tokens": 6,  # of the longest answer
+        "called": {},  # number → its key in the summary, where that is not evaluator/number
+        **changes,
+    }
+
+
+def digits(split: str, *, image: tuple[int, int], length: int, **changes) -> dict:
+    """Zero-shot classification of handwritten digits by what they are called in English, in several sentences."""
+    names, frames = CAPTIONS["en"]
+    return {
+        "kind": "classification",
+        "source": {"kind": "digits", "split": split},
+        "stream": {"rows": 64, "examples": 300, "signals": {"image": image}, "text": {}},
+        "signal": "image",
+        # the concept of each class, and its prompts
+        "classes": tuple(
+            (f"digits/{digit}", tuple(frame.format(name) for frame in frames))
+            for digit, name in enumerate(names.split())
+        ),
+        "length": length,  # tokens of a prompt
+        "called": {},
+        **changes,
+    }
 
 
 def sharding() -> tuple:

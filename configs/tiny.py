@@ -99,15 +99,6 @@ def _evaluators(pairs):
             "at": (1, 5, 10),
             "chunk": 128,
         },
-        "vqa": {
-            "kind": "answering",
-            "source": test,
-            "stream": {
-                "rows": 64,
-                "examples": 128,
-                "signals": both,
-                "text": {"prompt": {"take": "questions", "number": 4, "length": 24}},
-            },
-            "tokens": 6,
-        },
+        "vqa": parts.answering(test, signals=both, examples=128, length=24),
+        "digits": parts.digits("test", image=IMAGE, length=24, called={"accuracy": "classification/digits"}),
     }

@@ -1,11 +1,12 @@
 """Which class does a name in a config stand for?
 
-The one table. A new part is its file, its test, and one row here. Every `make_…` function reads one room of the
-config and hands the parts that it makes to the parts that need them.
+The one table of what learns and what measures; sources have theirs in `build_data.py`. A new part is its file, its
+test, and one row here. Every `make_…` function reads one room of the config and hands the parts that it makes to the
+parts that need them.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,19 +14,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from input_pipeline.names import require_known
-from input_pipeline.sources.arrow import Arrow
-from input_pipeline.sources.contract import Source
-from input_pipeline.sources.digits import Digits
-from input_pipeline.sources.jsonl import Jsonl
-from input_pipeline.sources.parquet import Parquet
-from input_pipeline.sources.scenes import Scenes
-from input_pipeline.sources.tfds import Tfds
-from input_pipeline.sources.webdataset import Webdataset
-from input_pipeline.streams import Recipe
-from input_pipeline.texts import TextSpec
 from input_pipeline.tokenizers import Tokenizer
 from mmfuse.evaluators.answering import Answering
 from mmfuse.evaluators.captioning import Captioning
+from mmfuse.evaluators.classification import Classification
 from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.evaluators.retrieval import Retrieval
 from mmfuse.evaluators.writing import Writing
@@ -51,15 +43,6 @@ from mmfuse.types import EOS, ConfigError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
-SOURCES: dict[str, Callable[..., Source]] = {
-    "scenes": Scenes,
-    "digits": Digits,
-    "webdataset": Webdataset,
-    "jsonl": Jsonl,
-    "parquet": Parquet,
-    "arrow": Arrow,
-    "tfds": Tfds,
-}
 CONTRASTIVE_LOSSES = {"info_nce": softmax_loss, "sigmoid": sigmoid_loss}
 
 
@@ -213,29 +196,6 @@ def _single(config, widths, vocabulary, dtype, rngs):
     )
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
-
-
-def make_source(config: ConfigDict, signals: Iterable[str]) -> Source:
-    """A source that gives these signals and all its texts."""
-    plain = {key: dict(value) if isinstance(value, ConfigDict) else value for key, value in config.items()}
-    arguments = {key: value for key, value in plain.items() if key != "kind"}
-    return lookup(SOURCES, config.kind, "source")(**arguments, signals=tuple(signals))
-
-
-def make_text_specs(config: ConfigDict) -> dict[str, TextSpec]:
-    """What each role of a stream's texts holds."""
-    for key in (key for spec in config.text.values() for key in spec):
-        lookup(TextSpec.__annotations__, key, "setting of a text")
-    return {role: TextSpec(**spec) for role, spec in config.text.items()}
-
-
-def make_recipe(config: ConfigDict, tokenizer: Tokenizer) -> Recipe:
-    """How a stream's examples become rows."""
-    augment = config.augment.to_dict() if "augment" in config else {}
-    return Recipe(dict(config.signals), make_text_specs(config), tokenizer, augment)
-
-
 # --- objectives and evaluators ----------------------------------------------------------------------------------------
 
 
@@ -262,12 +222,17 @@ def _objective(config):
 
 def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokenizer, workers: int) -> Evaluator:
     """An evaluator over a finite stream; `merge` makes a model of a state."""
-    arguments = {key: value for key, value in config.items() if key not in ("kind", "source", "stream")}
+    arguments = {key: value for key, value in config.items() if key not in ("kind", "source", "stream", "called")}
     kind = lookup(EVALUATORS, config.kind, "evaluator")
-    if issubclass(kind, Writing):
+    if issubclass(kind, Writing | Classification):
         arguments["tokenizer"] = tokenizer
     return kind(stream, merge, mesh, workers=workers, **arguments)
 
 
 OBJECTIVES = {"contrastive": Contrastive, "generation": Generation}
-EVALUATORS = {"retrieval": Retrieval, "answering": Answering, "captioning": Captioning}
+EVALUATORS = {
+    "retrieval": Retrieval,
+    "answering": Answering,
+    "captioning": Captioning,
+    "classification": Classification,
+}

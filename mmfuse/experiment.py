@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 from input_pipeline.collate import collate
 from input_pipeline.streams import evaluation_stream, training_stream
 from input_pipeline.tokenizers import Tokenizer, source_texts, train_tokenizer
-from mmfuse import build
+from mmfuse import build, build_data
 from mmfuse.describe import describe_batches, describe_cost, describe_state
+from mmfuse.evaluators.writing import Writing
 from mmfuse.objectives.cost import count_flops
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.loop import Run, train
@@ -32,7 +33,7 @@ from mmfuse.training.workdir import check_claimed, claim
 from mmfuse.validate import validate
 
 LOGGER = logging.getLogger(__name__)
-TOKENIZER = "tokenizer"
+TOKENIZER, RESULTS = "tokenizer", "results"  # folders of a workdir
 
 
 class Experiment:
@@ -68,7 +69,7 @@ class Experiment:
         folder = self.workdir / TOKENIZER
         if folder.exists():
             return Tokenizer.load(folder)
-        sources = [build.make_source(source, ()) for source in self.config.sources.values()]
+        sources = [build_data.make_source(source, ()) for source in self.config.sources.values()]
         texts = source_texts(sources, self.config.tokenizer.examples)
         return train_tokenizer(texts, vocab_size=self.config.tokenizer.vocabulary)
 
@@ -78,12 +79,12 @@ class Experiment:
         made = {}
         for number, (name, stream) in enumerate(self.config.streams.items()):
             sources = {
-                source: build.make_source(self.config.sources[source], stream.signals) for source in stream.mixture
+                source: build_data.make_source(self.config.sources[source], stream.signals) for source in stream.mixture
             }
             made[name] = training_stream(
                 sources,
                 dict(stream.mixture),
-                build.make_recipe(stream, self.tokenizer),
+                build_data.make_recipe(stream, self.tokenizer),
                 rows=stream.rows,
                 seed=self.config.seed + 1_000_000 * number,
                 process=jax.process_index(),
@@ -104,7 +105,7 @@ class Experiment:
     def abstract_batches(self) -> dict:
         """Shapes, dtypes and shardings of one step's global batches; no record is read."""
         empty = {
-            name: collate([], stream.rows, dict(stream.signals), build.make_text_specs(stream)).batch
+            name: collate([], stream.rows, dict(stream.signals), build_data.make_text_specs(stream)).batch
             for name, stream in self.config.streams.items()
         }
         sharding = batch_sharding(self.mesh)
@@ -131,8 +132,8 @@ class Experiment:
         """Evaluator name → evaluator."""
         made = {}
         for name, config in self.config.evaluators.items():
-            recipe = build.make_recipe(config.stream, self.tokenizer)
-            source = build.make_source(config.source, config.stream.signals)
+            recipe = build_data.make_recipe(config.stream, self.tokenizer)
+            source = build_data.make_source(config.source, config.stream.signals)
             stream = evaluation_stream(name, source, recipe, rows=config.stream.rows, examples=config.stream.examples)
             made[name] = build.make_evaluator(
                 config,
@@ -144,12 +145,23 @@ class Experiment:
             )
         return made
 
-    def measure(self, state: TrainState) -> dict[str, float]:
-        """The numbers of all evaluators, by evaluator/number, and how many records could not be used by any of them."""
+    def measure(self, state: TrainState, name: str = "") -> dict[str, float]:
+        """The numbers of all evaluators, and how many records could not be used by any of them.
+
+        A number is called evaluator/number, or what the evaluator's `called` says. What was written goes to
+        `results/{evaluator}.json`, or to `results-{name}/` where the evaluation has a name.
+        """
         numbers, rejected = {}, set()
-        for name, evaluator in self.evaluators.items():
-            numbers |= {f"{name}/{number}": value for number, value in evaluator(state).items()}
+        folder = self.workdir / (f"{RESULTS}-{name}" if name else RESULTS)
+        for part, evaluator in self.evaluators.items():
+            found, called = evaluator(state), self.config.evaluators[part].get("called", {})
+            numbers |= {called.get(number, f"{part}/{number}"): value for number, value in found.items()}
             rejected |= evaluator.sweep.rejected
+            for number in set(called) - set(found):
+                LOGGER.warning("evaluators.%s.called names '%s', which is none of its numbers", part, number)
+            if isinstance(evaluator, Writing) and jax.process_index() == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{part}.json").write_text(json.dumps(evaluator.results, indent=1))
         return numbers | {"rejected/total": float(len(rejected))}
 
     # --- modes --------------------------------------------------------------------------------------------------------
@@ -179,7 +191,8 @@ class Experiment:
         check_claimed(self.workdir, self.config)
         checkpointer = Checkpointer(self.workdir / "checkpoints", **self.config.checkpoint)
         state, _ = checkpointer.restore(self.abstract_state)
-        self._summarize({"step": int(state.step), **self.measure(state)}, self.config.eval.name)
+        name = self.config.eval.name
+        self._summarize({"step": int(state.step), **self.measure(state, name)}, name)
         checkpointer.close()
 
     def describe(self) -> None:
@@ -201,7 +214,7 @@ class Experiment:
         train(run, state, tally, steps=self.config.train.steps, **often, **self.config.loader)
 
     def _claim(self):
-        sizes = {name: len(build.make_source(source, ())) for name, source in self.config.sources.items()}
+        sizes = {name: len(build_data.make_source(source, ())) for name, source in self.config.sources.items()}
         claim(self.workdir, self.config, {"tokenizer": self.tokenizer.sha256, "records": sizes})
         folder = self.workdir / TOKENIZER
         if jax.process_index() == 0 and not folder.exists():

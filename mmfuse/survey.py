@@ -15,7 +15,7 @@ from input_pipeline.sources.contract import Source, spread
 from input_pipeline.texts import TAKES
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.audio import decode_audio
-from mmfuse import build
+from mmfuse import build_data
 from mmfuse.types import AUDIO_RATE, ConfigError, DataError, Example, Rejected
 
 LOGGER = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def fit_to_data(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     if "survey" in saved:
         return give_room(keep(config, saved["survey"]["found"]), saved["survey"]["longest"])
     signals = sorted({signal for stream in config.streams.values() for signal in stream.signals})
-    sources = [build.make_source(source, signals) for source in config.sources.values()]
+    sources = [build_data.make_source(source, signals) for source in config.sources.values()]
     found = sorted(survey(sources, config.survey.records))
     LOGGER.info("the records have: %s", ", ".join(found))
     config = keep(config, found)

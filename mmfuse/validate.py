@@ -6,6 +6,7 @@ instead, before anything is allocated. Unknown names of parts are refused by `bu
 
 import math
 import re
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from input_pipeline.streams import FITS
-from input_pipeline.texts import check_spec
-from mmfuse import build
+from input_pipeline.texts import LEAST_LENGTH, check_spec
+from mmfuse import build, build_data
+from mmfuse.evaluators.classification import check_classes
 from mmfuse.training.workdir import flatten
 from mmfuse.types import ConfigError
 
@@ -24,7 +26,13 @@ POSITIVE = re.compile(
     r"\.(rows|number|length|examples|chunk|tokens|width|single\.depth|heads|key_heads|mlp|blocks|cross_every|embedding|temperature|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
 )
-GIVEN = {"answering": ("prompt",), "captioning": ("prompt", "target")}  # roles that evaluators take from their streams
+# What evaluators take from their streams.
+GIVEN = {
+    "answering": lambda evaluator: {"prompt"},
+    "captioning": lambda evaluator: {"prompt", "target"},
+    "retrieval": lambda evaluator: set(sum(evaluator.between, ())),
+    "classification": lambda evaluator: {evaluator.signal},
+}
 SMALLEST_VOCABULARY = 3 + 256  # control tokens, and every byte
 
 
@@ -49,12 +57,13 @@ def validate(config: ConfigDict, *, shards: int) -> None:
     for name, evaluator in evaluators:
         with _reading(f"evaluators.{name}"):
             build.lookup(build.EVALUATORS, evaluator.kind, "evaluator")
-            build.lookup(build.SOURCES, evaluator.source.kind, "source")
+            build.lookup(build_data.SOURCES, evaluator.source.kind, "source")
             _check_rows(f"evaluators.{name}.stream", evaluator.stream.rows, shards, shards)
             _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config.model)
-            for role in GIVEN.get(evaluator.kind, ()):
-                given = role in evaluator.stream.text
-                _require(given, f"evaluators.{name}.stream.text lacks '{role}': say what it holds.")
+            _check_evaluator(f"evaluators.{name}", evaluator, config)
+    called = Counter(name for _, evaluator in evaluators for name in evaluator.get("called", {}).values())
+    for name, times in called.items():
+        _require(times == 1, f"{times} numbers of evaluators are called '{name}': let one of them be called otherwise.")
 
 
 @contextmanager
@@ -152,7 +161,7 @@ def _check_stack(name, stack):
 def _check_mixture(name, stream, sources):
     _require(bool(stream.mixture), f"{name}.mixture is empty: name a source and its weight.")
     for source in stream.mixture:
-        build.lookup(build.SOURCES, build.lookup(sources, source, f"source in {name}.mixture:").kind, "source")
+        build.lookup(build_data.SOURCES, build.lookup(sources, source, f"source in {name}.mixture:").kind, "source")
     _require(all(weight > 0 for weight in stream.mixture.values()), f"{name}.mixture: take sources of weight 0 out.")
 
 
@@ -173,7 +182,7 @@ def _check_shapes(name, stream, model):
     for signal, settings in stream.get("augment", {}).items():
         _require(signal in stream.signals, f"{name}.augment.{signal} changes a signal that the stream lacks.")
         FITS[signal](settings.to_dict())
-    for role, spec in build.make_text_specs(stream).items():
+    for role, spec in build_data.make_text_specs(stream).items():
         check_spec(role, spec)
         reader = "single" if role in ("prompt", "target") else "text"
         part = model.get("single") if reader == "single" else model.towers.get("text")
@@ -200,4 +209,20 @@ def _check_objectives(name, stream, config):
         _require(
             any(memory in given for memory in config.model.single.memories),
             f"{name} has none of the signals that the decoder reads: {', '.join(config.model.single.memories)}.",
+        )
+
+
+def _check_evaluator(name, evaluator, config):
+    missing = GIVEN[evaluator.kind](evaluator) - {*evaluator.stream.signals, *evaluator.stream.text}
+    _require(not missing, f"{name}.stream lacks {', '.join(sorted(missing))}: say what it holds.")
+    if evaluator.kind in ("retrieval", "classification"):
+        _require("dual" in config.model, f"{name} compares embeddings: it needs model.dual.")
+    if evaluator.kind == "classification":
+        check_classes(f"{name}.classes", evaluator.classes)
+        text = config.model.towers.get("text")
+        _require(text is not None, f"{name} reads its prompts by the tower 'text', which the model does not have.")
+        _require(
+            LEAST_LENGTH <= evaluator.length <= text.length,
+            f"{name}.length is {evaluator.length}: write {LEAST_LENGTH} tokens or more, and at most {text.length}, "
+            "what the tower reads.",
         )

@@ -95,8 +95,11 @@ def test_a_run_writes_a_line_for_every_step_and_a_summary(uninterrupted):
     assert all(isinstance(line["loss"], float) for line in lines)
     summary = json.loads((uninterrupted / "summary.json").read_text())
     assert summary["step"] == STEPS
-    for key in ("retrieval/image_to_text/recall_at_1", "retrieval/text_to_image/recall_at_1", "vqa/accuracy"):
+    recalls = "retrieval/image_to_text/recall_at_1", "retrieval/text_to_image/recall_at_1"
+    for key in (*recalls, "vqa/accuracy", "vqa/accuracy_blind", "caption/attribute_f1", "classification/digits"):
         assert 0 <= summary[key] <= 1
+    answers = json.loads((uninterrupted / "results" / "vqa.json").read_text())
+    assert len(answers) == summary["vqa/questions"] > 0
     assert [json.loads(line)["step"] for line in (uninterrupted / "evaluation.jsonl").read_text().splitlines()] == [
         6,
         12,

@@ -1,4 +1,4 @@
-"""A decoder over images that writes what it is told, whatever it sees."""
+"""A decoder over images that writes what it is told, whatever it sees, or only where it sees nothing."""
 
 import functools
 
@@ -30,16 +30,23 @@ def merge(state):
     return nnx.merge(_model()[0], state.trainable)
 
 
-def state_that_writes(text, tokenizer, after=""):
+def state_that_writes(text, tokenizer, after="", only_blind=False):
     """Blocks that add nothing, one-hot embeddings, and positions that say which token comes next.
 
-    `after` is the prompt; behind one that is longer, the beginning of the text is left out.
+    `after` is the prompt; behind one that is longer, the beginning of the text is left out. With `only_blind` an image,
+    whatever it shows, makes the text end before it has begun.
     """
     whole = nnx.merge(*_model())
     single = whole.single
     for block in ("self0", "cross"):
         for part in (single.stack.segments[0].unit[block].attention.out, single.stack.segments[0].unit[block].mlp.down):
             nnx.update(part, jax.tree.map(jnp.zeros_like, nnx.state(part)))
+    if only_blind:
+        cross = single.stack.segments[0].unit["cross"]
+        cross.attention_gate[...] = jnp.full_like(cross.attention_gate[...], 10)
+        values = cross.attention.value
+        values.kernel[...], values.bias[...] = jnp.zeros_like(values.kernel[...]), jnp.ones_like(values.bias[...])
+        cross.attention.out.kernel[...] = cross.attention.out.kernel[...].at[..., EOS].set(1)
     single.embed.embedding[...] = jnp.eye(VOCABULARY, WIDTH)
     start = len(tokenizer.encode(after))  # where BOS stands
     ids = [*tokenizer.encode(text), EOS]

@@ -30,7 +30,7 @@ from input_pipeline.tokenizers import train_tokenizer
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.audio import decode_audio
 from input_pipeline.transforms.image import decode_image
-from mmfuse.build import make_source
+from mmfuse.build_data import make_source
 from mmfuse.training.workdir import flatten
 from mmfuse.types import Caption, Example, MmfuseError, Question
 from mmfuse.validate import validate

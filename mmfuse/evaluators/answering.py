@@ -1,12 +1,22 @@
 """Does the model answer questions right?
 
-Answers are generated greedily and compared with the true ones, as text in which a run of white space is one space:
-accuracy over all questions and by type.
+Answers are generated greedily and compared with the true ones, as text in which a run of white space is one space.
+Beside the accuracy stands what can be reached without looking:
+
+    blind      the same model, and no evidence
+    majority   one answer to all questions of a type, the one that is right most often among these very questions: no
+               constant answer, of whatever training data, is right more often
+    chance     one drawn evenly from the true answers to questions of the type
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 
-from mmfuse.evaluators.writing import Writing
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+
+from mmfuse.evaluators.calibration import calibration_error
+from mmfuse.evaluators.writing import Writing, Written
 from mmfuse.training.state import TrainState
 from mmfuse.types import Question
 
@@ -15,16 +25,56 @@ class Answering(Writing):
     """Accuracy of generated answers over a stream whose role `prompt` holds questions."""
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Returns `accuracy`, `accuracy/{type}`, `questions`, how many there were, and `rejected`, records left out."""
-        asked, right = Counter(), Counter()
-        for question, answer, _ in self.written(state, Question):
-            asked[question.kind] += 1
-            right[question.kind] += _one_spaced(answer) == _one_spaced(question.answer)
-        counts = {"questions": float(asked.total()), "rejected": float(len(self.sweep.rejected))}
-        if not asked:
+        """Returns accuracies, `calibration_error`, `questions`, how many, and `rejected`, records left out.
+
+        `accuracy`, `accuracy_blind`, `accuracy_majority` and `accuracy_chance` are over all questions; with `/{type}`
+        over those of a type. An answer's probability, by which calibration is measured, is that of all its tokens.
+        """
+        found = list(self.written(state, Question))
+        self.results = [{"question_id": _id(written), "answer": _one_spaced(written.text)} for written in found]
+        counts = {"questions": float(len(found)), "rejected": float(len(self.sweep.rejected))}
+        if not found:
             return counts
-        numbers = {f"accuracy/{kind}": right[kind] / number for kind, number in sorted(asked.items())}
-        return {"accuracy": right.total() / asked.total(), **numbers, **counts}
+        kinds = np.array([written.prompt.kind for written in found], object)
+        texts = [(written.prompt.answer, written.text, written.blind) for written in found]
+        truth, said, blind = np.array([[_one_spaced(text) for text in its] for its in texts], object).T
+        right = {
+            "accuracy": said == truth,
+            "accuracy_blind": blind == truth,
+            "accuracy_majority": majority(kinds, truth),
+            "accuracy_chance": chance(kinds, truth),
+        }
+        probability = np.exp([written.log_probability for written in found])
+        numbers = {"calibration_error": calibration_error(probability, right["accuracy"])}
+        for name, by_question in right.items():
+            numbers[name] = float(by_question.mean())
+            numbers |= {f"{name}/{kind}": float(by_question[kinds == kind].mean()) for kind in sorted(set(kinds))}
+        return numbers | counts
+
+
+def _id(written: Written) -> str:
+    """The record's key, and which of its questions it is."""
+    return f"{written.example.key}#{written.example.questions.index(written.prompt)}"
+
+
+def majority(kinds: Shaped[np.ndarray, "n"], truth: Shaped[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Whether the most frequent true answer to questions of its type is right, for each question."""
+    likeliest = {kind: answers.most_common(1)[0][0] for kind, answers in _answers(kinds, truth).items()}
+    return np.array([likeliest[kind] == answer for kind, answer in zip(kinds, truth)])
+
+
+def chance(kinds: Shaped[np.ndarray, "n"], truth: Shaped[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """How likely an answer is right that is drawn evenly from the different ones to its type, for each question."""
+    answers = _answers(kinds, truth)
+    return np.array([1 / len(answers[kind]) for kind in kinds])
+
+
+def _answers(kinds: Iterable[str], truth: Iterable[str]) -> dict[str, Counter]:
+    """How often each answer is true, by type of question."""
+    answers: dict[str, Counter] = defaultdict(Counter)
+    for kind, answer in zip(kinds, truth):
+        answers[kind][answer] += 1
+    return answers
 
 
 def _one_spaced(text: str) -> str:

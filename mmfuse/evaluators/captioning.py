@@ -1,11 +1,17 @@
 """Does the model describe what it sees and hears as people do?
 
 A caption is generated greedily for each prompt and scored against all true captions of its example that are in the
-language of the prompt: CIDEr-D and BLEU-4. Where texts are in several languages, the scores are over all of them.
+language of the prompt: CIDEr-D and BLEU-4; and where the objects of the scene are known, by how well it names them.
+Each score stands beside that of captions which the same model writes without evidence. Where texts are in several
+languages, the scores are over all of them, and over each.
 """
 
+from collections.abc import Sequence
+
+from input_pipeline.sources.scenes.words import named_objects
+from mmfuse.evaluators.attributes import attribute_scores
 from mmfuse.evaluators.caption_scores import bleu_4, cider_d, split_words
-from mmfuse.evaluators.writing import Writing
+from mmfuse.evaluators.writing import Writing, Written
 from mmfuse.training.state import TrainState
 from mmfuse.types import Caption
 
@@ -18,15 +24,33 @@ class Captioning(Writing):
     """
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Returns `cider`, 0 … 10; `bleu_4`, 0 … 1; `candidates`, how many captions; `rejected`, records left out."""
-        candidates, references = [], []
-        for prompt, caption, pieces in self.written(state, Caption):
-            candidates.append(split_words(caption))
-            references.append([split_words(text) for text in _in_language(pieces["target"], prompt)])
-        counts = {"candidates": float(len(candidates)), "rejected": float(len(self.sweep.rejected))}
-        if not candidates:
-            return counts
-        return {"cider": cider_d(candidates, references), "bleu_4": bleu_4(candidates, references), **counts}
+        """Returns scores, `candidates`, how many captions were written, and `rejected`, records left out.
+
+        The scores are `cider`, 0 … 10; `bleu_4`, 0 … 1; of scenes `attribute_f1`, `attribute_precision` and
+        `attribute_recall`, 0 … 1; all of them with `_blind`, and with `/{language}` where there are several.
+        """
+        found = list(self.written(state, Caption))
+        self.results = [{"image_id": written.example.key, "caption": written.text} for written in found]
+        numbers = {"candidates": float(len(found)), "rejected": float(len(self.sweep.rejected))}
+        if not found:
+            return numbers
+        spoken = sorted({written.prompt.language for written in found})
+        parts = {f"/{code}": [one for one in found if one.prompt.language == code] for code in spoken}
+        for name, part in {"": found, **(parts if len(parts) > 1 else {})}.items():
+            for control, texts in (("", [one.text for one in part]), ("_blind", [one.blind for one in part])):
+                numbers |= {f"{score}{control}{name}": value for score, value in _scores(part, texts).items()}
+        return numbers
+
+
+def _scores(found: Sequence[Written], texts: Sequence[str]) -> dict[str, float]:
+    """Of these texts, as if they had been written for the same prompts."""
+    candidates = [split_words(text) for text in texts]
+    references = [[split_words(text) for text in _in_language(one.references, one.prompt)] for one in found]
+    scenes = [
+        [(it.shape, it.colour, it.size, it.texture) for it in one.example.truth.get("objects", ())] for one in found
+    ]
+    scores = {"cider": cider_d(candidates, references), "bleu_4": bleu_4(candidates, references)}
+    return scores | (attribute_scores([named_objects(text) for text in texts], scenes) if any(scenes) else {})
 
 
 def _in_language(captions, prompt):

@@ -1,27 +1,53 @@
 """What does the model write when it is prompted?
 
-What evaluators of generated text have in common: they generate greedily for each text of the role `prompt`, and read
-what was written. How good it is, is for them to say.
+What evaluators of generated text have in common: they generate greedily for each text of the role `prompt`, once over
+the example's evidence and once without any, which is the blind control: whatever the model reaches there, it reaches
+without looking. How good it is, is for them to say.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from input_pipeline.texts import Piece
 from input_pipeline.tokenizers import Tokenizer
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.inference.generate import generate
+from mmfuse.inference.likelihood import log_likelihood
+from mmfuse.models.memory import keep_evidence
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
-from mmfuse.types import Caption, Question
+from mmfuse.types import Example
 
-P = TypeVar("P", Caption, Question)
+
+class Written(NamedTuple):
+    """What the model wrote for one prompt.
+
+    Attributes:
+      example: the record, without its signals.
+      prompt: what it was prompted with, of the kind that was asked for.
+      references: the texts of the role `target`.
+      text: what it wrote.
+      log_probability: of that text, over the evidence.
+      blind: what it wrote without evidence.
+    """
+
+    example: Example
+    prompt: Any
+    references: Sequence[Piece]
+    text: str
+    log_probability: float
+    blind: str
 
 
 class Writing:
-    """Texts that the model generates over a stream with the role `prompt`."""
+    """Texts that the model generates over a stream with the role `prompt`.
+
+    After a call `results` has what was written, in the form of the results files of COCO.
+    """
 
     def __init__(
         self,
@@ -35,17 +61,33 @@ class Writing:
     ):
         """Args: `tokens` the longest text; `tokenizer` reads what is written."""
         self.tokenizer = tokenizer
+        self.results: list[dict[str, str]] = []
 
         def write(state, batch):
             model = merge(state)
-            return generate(model.single, model.encode(batch), batch.text["prompt"], tokens=tokens)
+            memory, prompt = model.encode(batch), batch.text["prompt"]
+
+            def read(keep):
+                seen = keep_evidence(memory, keep)
+                ids = generate(model.single, seen, prompt, tokens=tokens)
+                return ids, log_likelihood(model.single, seen, prompt, ids)
+
+            return jax.lax.map(read, jnp.array([True, False]))  # a loop: generation is compiled once
 
         self.sweep = Sweep(stream, write, mesh, workers=workers)
 
-    def written(self, state: TrainState, kind: type[P]) -> Iterator[tuple[P, str, Mapping[str, Sequence[Piece]]]]:
-        """Yields each prompt of this kind, what the model wrote, and all texts of the example by role."""
-        for loaded, generated in self.sweep(state):
-            for pieces, texts in zip(loaded.pieces, generated):
+    def written(self, state: TrainState, kind: type[Piece]) -> Iterator[Written]:
+        """Yields what the model wrote for each prompt of this kind."""
+        for loaded, ((ids, blind), (log_probability, _)) in self.sweep(state):
+            for row, (example, pieces) in enumerate(zip(loaded.examples, loaded.pieces)):
                 prompts = [piece for piece in pieces.get("prompt", ()) if isinstance(piece, kind)]
-                for prompt, ids in zip(prompts, texts):
-                    yield prompt, self.tokenizer.decode(ids), pieces
+                for place, prompt in enumerate(prompts):
+                    assert example is not None, "a row with texts has a record"
+                    yield Written(
+                        example,
+                        prompt,
+                        pieces.get("target", ()),
+                        self.tokenizer.decode(ids[row, place]),
+                        float(log_probability[row, place]),
+                        self.tokenizer.decode(blind[row, place]),
+                    )

@@ -36,6 +36,12 @@ def present(batch: Batch, name: str) -> Bool[Array, "B C"]:
     return there & batch.valid[:, None]
 
 
+def keep_evidence(memory: Memory, keep: Bool[Array, ""]) -> Memory:
+    """The memory as it is; or, where `keep` is false, as if there were nothing to see or hear: padding alone."""
+    tokens = {name: read._replace(segment=jnp.where(keep, read.segment, 0)) for name, read in memory.tokens.items()}
+    return memory._replace(tokens=tokens)
+
+
 def valid_values(signal: Signal) -> Num[Array, "B I ..."]:
     """The values, with 0 in absent items and beyond each item's size, whatever stood there: 0 · NaN is NaN."""
     shape = signal.values.shape

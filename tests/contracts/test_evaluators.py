@@ -1,5 +1,6 @@
 """Does every evaluator keep the contract of `evaluator.py`? A new one joins by one entry of `tests/small.py`."""
 
+import json
 import math
 import numbers
 
@@ -8,6 +9,7 @@ import pytest
 
 from input_pipeline.collate import collate
 from mmfuse import build
+from mmfuse.build_data import make_text_specs
 from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.experiment import Experiment
 from tests import small
@@ -44,17 +46,36 @@ def test_it_returns_finite_numbers_by_name(experiment, once, name):
         assert isinstance(key, str) and isinstance(value, numbers.Real) and math.isfinite(value), key
 
 
+@pytest.fixture(scope="module")
+def measured(experiment, state, once):
+    """What all of them say after that, under the names of a summary."""
+    return experiment.measure(state, "again")
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_the_same_again(experiment, state, once, name):
-    assert experiment.evaluators[name](state) == once[name]
+def test_it_says_the_same_again_under_its_name(measured, once, name):
+    called = CONFIG.evaluators[name].get("called", {})
+    assert {called.get(key, f"{name}/{key}"): value for key, value in once[name].items()}.items() <= measured.items()
+    assert set(called) <= once[name].keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_written_can_be_read_again(experiment, measured, once, name):
+    path = experiment.workdir / "results-again" / f"{name}.json"
+    keys = {"answering": {"question_id", "answer"}, "captioning": {"image_id", "caption"}}
+    assert path.exists() == (CONFIG.evaluators[name].kind in keys)
+    if path.exists():
+        results = json.loads(path.read_text())
+        assert results == experiment.evaluators[name].results
+        assert {frozenset(result) for result in results} == {frozenset(keys[CONFIG.evaluators[name].kind])}
+        assert len(results) == once[name]["questions" if "questions" in once[name] else "candidates"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_holes_in_the_stream_change_nothing(experiment, state, once, name):
     """The same records in order, with a batch of nothing but holes between them."""
     evaluator, config = experiment.evaluators[name], CONFIG.evaluators[name].stream
-    text = {role: build.TextSpec(**spec) for role, spec in config.text.items()}
-    nothing = collate([], config.rows, dict(config.signals), text)
+    nothing = collate([], config.rows, dict(config.signals), make_text_specs(config))
     whole = evaluator.sweep.stream
     evaluator.sweep.stream = [whole[0], nothing, *(whole[step] for step in range(1, len(whole)))]
     try:

@@ -17,7 +17,7 @@ from input_pipeline.sources.scenes import Scenes
 from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.streams import FITS, Recipe, training_stream
 from input_pipeline.texts import TextSpec
-from mmfuse.build import SOURCES
+from mmfuse.build_data import SOURCES
 from mmfuse.types import Caption, Example, Question, Rejected
 
 # How a small one of each kind is made; {tars} is a folder of tars with 11 records, of which the last is damaged;

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.sources import jsonl
 from input_pipeline.sources.jsonl import Jsonl
-from mmfuse.build import make_source
+from mmfuse.build_data import make_source
 from mmfuse.types import Caption, DataError, Example, Question, Rejected
 
 

@@ -1,16 +1,17 @@
-"""Are answers counted right, over all questions and by type? The model is made so that it answers what it is told."""
+"""Are answers counted right, over all questions, by type and blind? The model answers what it is told."""
 
 import numpy as np
 import pytest
 
 from input_pipeline.streams import Recipe, evaluation_stream
 from input_pipeline.texts import TextSpec
-from mmfuse.evaluators.answering import Answering
+from mmfuse.evaluators.answering import Answering, chance, majority
 from mmfuse.training.sharding import make_mesh
 from mmfuse.types import Example, Question, Rejected
 from tests import told
 
 PROMPT = "how many circles?"
+KINDS = ("count", "colour")
 TWO, RED = Question(PROMPT, "two", "count"), Question(PROMPT, "red circle", "colour")
 
 
@@ -50,6 +51,17 @@ def evaluator(tokenizer):
     return make_evaluator(Asked(), tokenizer, workers=1)
 
 
+def expected_numbers(right, blind, error):
+    """Of three questions of each type, each type with one true answer."""
+    numbers = {"accuracy": right, "accuracy_blind": blind, "accuracy_majority": 3, "accuracy_chance": 3}
+    numbers = {
+        name: value if isinstance(value, dict) else dict.fromkeys(KINDS, value) for name, value in numbers.items()
+    }
+    overall = {name: sum(by_kind.values()) / 6 for name, by_kind in numbers.items()}
+    by_kind = {f"{name}/{kind}": by_kind[kind] / 3 for name, by_kind in numbers.items() for kind in KINDS}
+    return overall | by_kind | {"calibration_error": pytest.approx(error), "questions": 6, "rejected": 2}
+
+
 @pytest.mark.parametrize(
     ("answer", "right"),
     [
@@ -62,13 +74,31 @@ def evaluator(tokenizer):
     ],
 )
 def test_accuracy_over_all_and_by_type(evaluator, tokenizer, answer, right):
-    assert evaluator(told.state_that_writes(answer, tokenizer, after=PROMPT)) == {
-        "accuracy": sum(right.values()) / 6,
-        "accuracy/count": right["count"] / 3,
-        "accuracy/colour": right["colour"] / 3,
-        "questions": 6,
-        "rejected": 2,
-    }
+    state = told.state_that_writes(answer, tokenizer, after=PROMPT)
+    (probability,) = {round(np.exp(written.log_probability), 6) for written in evaluator.written(state, Question)}
+    assert 0.5 < probability < 1  # the same to the same question
+    error = abs(probability - sum(right.values()) / 6)
+    assert evaluator(state) == expected_numbers(right, right, error)
+
+
+def test_blind_answers_are_those_without_evidence(evaluator, tokenizer):
+    state = told.state_that_writes("two", tokenizer, after=PROMPT, only_blind=True)
+    found = evaluator(state)
+    assert found == expected_numbers(0, {"count": 3, "colour": 0}, found["calibration_error"])
+
+
+def test_results_have_the_form_of_the_vqa_server(evaluator, tokenizer):
+    evaluator(told.state_that_writes(" red  circle ", tokenizer, after=PROMPT))
+    ids = [f"{record}#{place}" for record, place in ((0, 0), (1, 0), (2, 0), (2, 1), (4, 0), (6, 0))]
+    by_id = {result["question_id"]: result for result in evaluator.results}
+    assert by_id == {key: {"question_id": key, "answer": "red circle"} for key in ids} and len(evaluator.results) == 6
+
+
+def test_controls_by_hand():
+    kinds = np.array(["count", "count", "colour", "count", "colour", "count"])
+    truth = np.array(["two", "one", "red", "two", "two", "three"])
+    assert majority(kinds, truth).tolist() == [True, False, True, True, False, False]
+    np.testing.assert_allclose(chance(kinds, truth), [1 / 3, 1 / 3, 1 / 2, 1 / 3, 1 / 2, 1 / 3])
 
 
 def test_a_stream_without_questions_has_no_accuracy(tokenizer):
@@ -77,3 +107,4 @@ def test_a_stream_without_questions_has_no_accuracy(tokenizer):
 
     evaluator = make_evaluator(Nothing(), tokenizer, workers=0)
     assert evaluator(told.state_that_writes("two", tokenizer, after=PROMPT)) == {"questions": 0, "rejected": 2}
+    assert evaluator.results == []

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mmfuse.build import make_model
-from mmfuse.models.memory import join_items, present, valid_values
+from mmfuse.models.memory import join_items, keep_evidence, present, valid_values
 from mmfuse.towers.tower import TowerOutput
 from mmfuse.types import Tokens
 
@@ -165,3 +165,20 @@ def test_a_bfloat16_model_has_float32_parameters_and_embeddings(model, model_con
     for name, embedding in memory.embeddings.items():
         assert embedding.dtype == jnp.float32
         np.testing.assert_allclose(embedding, exact.embeddings[name], atol=0.05)
+
+
+def test_without_evidence_a_decoder_reads_what_it_would_of_absent_signals(model, batch):
+    graph, state = nnx.split(model)
+    nothing = {name: {"item_mask": jnp.zeros_like(batch.signals[name].item_mask)} for name in NAMES}
+    absent = replace(replace(batch, "image", **nothing["image"]), "audio", **nothing["audio"])
+
+    @jax.jit
+    def decode(state, batch, keep):
+        model, target = nnx.merge(graph, state), batch.text["target"]
+        ids, segment = (array.reshape(-1, array.shape[-1]) for array in (target.ids, target.segment))
+        memory = keep_evidence(model.encode(batch), keep)
+        return jnp.where(segment[..., None] > 0, model.single.decode(model.single.read(ids, segment), memory).hidden, 0)
+
+    kept, dropped = decode(state, batch, jnp.array(True)), decode(state, batch, jnp.array(False))
+    np.testing.assert_array_equal(dropped, decode(state, absent, jnp.array(True)))
+    assert (np.abs(kept - dropped).max(axis=(1, 2)) > 1e-3).all()

@@ -1,5 +1,8 @@
 """What cannot be run is refused in one sentence, before anything is allocated."""
 
+import functools
+from operator import getitem
+
 import pytest
 
 from configs import parts
@@ -70,11 +73,24 @@ WRONG = [
     ({"streams.pairs": {"rows": 8}}, "streams.pairs cannot be read: .*mixture"),
     ({"streams.pairs.mixture": {"scenes": None}}, "streams.pairs cannot be read"),
     ({"evaluators.vqa.stream.signals": 5}, "evaluators.vqa cannot be read"),
-    ({"evaluators.vqa.stream.text": {}}, "evaluators.vqa.stream.text lacks 'prompt': say what it holds"),
+    ({"evaluators.vqa.stream.text": {}}, "evaluators.vqa.stream lacks prompt: say what it holds"),
     (
         {"evaluators.caption.stream.text": {"prompt": {"take": "captions", "number": 1, "length": 8}}},
-        "evaluators.caption.stream.text lacks 'target'",
+        "evaluators.caption.stream lacks target",
     ),
+    ({"evaluators.retrieval.between": (("image", "source"),)}, "evaluators.retrieval.stream lacks source"),
+    ({"evaluators.digits.signal": "audio"}, "evaluators.digits.stream lacks audio: say what it holds"),
+    ({"evaluators.digits.classes": (("a", ("one",)), ("a", ("two",)))}, "1 different classes in 2: name two or more"),
+    ({"evaluators.digits.classes": (("a", ("one",)),)}, "1 different classes in 1"),
+    ({"evaluators.digits.classes": (("a", ("one",)), ("b", ("two", " ")))}, "the prompts of 'b' are .* write texts"),
+    ({"evaluators.digits.classes": (("a", ("one",)), ("b", "two"))}, "the prompts of 'b' are 'two': write texts in a"),
+    (
+        {"evaluators.digits.classes": (("a", ("one", "\ud800")), ("b", ("two",)))},
+        "the prompts of 'a' are .* write texts",
+    ),
+    ({"evaluators.digits.length": 41}, "length is 41: write 3 tokens or more, and at most 40"),
+    ({"evaluators.digits.length": 2}, "length is 2: write 3 tokens or more, and at most 40"),
+    ({"evaluators.vqa.called": {"accuracy": "classification/digits"}}, "2 numbers .* called 'classification/digits'"),
     ({"evaluators.vqa.source.kind": "scene"}, "no source 'scene'; did you mean 'scenes'"),
 ]
 
@@ -99,6 +115,28 @@ def test_a_right_config_passes():
 def test_a_wrong_config_is_refused(changes, words):
     with pytest.raises(ConfigError, match=words):
         validate(changed(changes), shards=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "words"),
+    [
+        ("retrieval", "model.dual", "evaluators.retrieval compares embeddings: it needs model.dual"),
+        ("digits", "model.dual", "evaluators.digits compares embeddings: it needs model.dual"),
+        ("digits", "model.towers.text", "evaluators.digits reads its prompts by the tower 'text'"),
+    ],
+)
+def test_an_evaluator_needs_its_part_of_the_model(name, part, words):
+    config = small.get_config()
+    *path, last = part.split(".")
+    with config.unlocked():
+        config.streams = {"answers": config.streams.answers}
+        config.evaluators = {name: config.evaluators[name]}
+        if name == "retrieval":
+            config.evaluators.retrieval.update(between=(("image", "audio"),))
+            config.evaluators.retrieval.stream.text = {}
+        del functools.reduce(getitem, path, config)[last]
+    with pytest.raises(ConfigError, match=words):
+        validate(config, shards=1)
 
 
 @pytest.mark.parametrize("head", ["dual", "single"])
