@@ -1,7 +1,8 @@
-"""Trains, evaluates or describes what a config says.
+"""Trains, evaluates or describes what a config says, or asks what was trained.
 
     python main.py --config=configs/tiny.py --workdir=runs/tiny
     python main.py --config=configs/tiny.py --workdir=runs/tiny --mode=evaluate
+    python main.py --workdir=runs/tiny --mode=generate --image=my.jpg --prompt='What colour is the circle?'
     python main.py --config=configs/tiny.py --workdir=runs/tiny --mode=dry_run --config.optimizer.learning_rate=3e-4
 
 A run that was stopped goes on when the same command is given again. Exit codes: 0 done, 1 a bug, 2 a config, input or
@@ -19,6 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from mmfuse.ask import ask, define_flags
 from mmfuse.budget import fit_to_minutes
 from mmfuse.experiment import Experiment
 from mmfuse.survey import fit_to_data
@@ -28,11 +30,13 @@ from mmfuse.types import MmfuseError
 
 BAD_INPUT, STOPPED = 2, 75
 MODES = {"train": Experiment.train, "evaluate": Experiment.evaluate, "dry_run": Experiment.describe}
+MODES["generate"] = lambda experiment: print(ask(experiment, *ASKED()))
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/ and changes to it")
 WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
 DEVICES = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh without accelerators")
+ASKED = define_flags()
 flags.mark_flag_as_required("config")
 
 

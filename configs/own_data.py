@@ -99,6 +99,7 @@ def _evaluators(test, signals, pairs):
                 },
             },
             "tokens": LENGTH - PROMPT,
+            "decoding": parts.decoding(),
         },
     }
 

@@ -70,6 +70,22 @@ def optimizer(learning_rate: float, *, warmup: int, **changes) -> dict:
     }
 
 
+def decoding(**changes) -> dict:
+    """How an evaluator has texts written; greedily, if nothing is changed. `mmfuse/inference/decoding.py` says more."""
+    return {
+        "beams": 1,  # hypotheses of a beam search; 1 searches nothing
+        "length_penalty": 0.0,  # of the beam search: more of it, longer texts
+        "temperature": 0.0,  # above 0 tokens are drawn
+        "top_k": 0,  # draws among so many of the likeliest tokens; 0 among all
+        "top_p": 1.0,  # draws among the likeliest that have so much of the probability
+        "repetition_penalty": 1.0,  # above 1 written tokens become less likely
+        "no_repeat_ngram": 0,  # writes no sequence of so many tokens twice; 0 lets all be
+        "min_length": 0,  # tokens before which no text ends
+        "seed": 0,  # of what is drawn
+        **changes,
+    }
+
+
 def loader(**changes) -> dict:
     """How records are read; all of it may change when a run goes on."""
     return {
@@ -92,6 +108,7 @@ def answering(source: dict, *, signals: dict, examples: int, length: int, **chan
         "source": source,
         "stream": {"rows": 64, "examples": examples, "signals": signals, "text": {"prompt": prompt}},  # at most
         "tokens": 6,  # of the longest answer
+        "decoding": decoding(),
         "called": {},  # number → its key in the summary, where that is not evaluator/number
         **changes,
     }

@@ -226,6 +226,8 @@ def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokeni
     kind = lookup(EVALUATORS, config.kind, "evaluator")
     if issubclass(kind, Writing | Classification):
         arguments["tokenizer"] = tokenizer
+    if issubclass(kind, Writing):
+        arguments["decoding"] = dict(config.get("decoding", {}))
     return kind(stream, merge, mesh, workers=workers, **arguments)
 
 

@@ -30,6 +30,7 @@ from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, re
 from mmfuse.training.state import StateMaker, TrainState
 from mmfuse.training.step import check_pieces, make_step
 from mmfuse.training.workdir import check_claimed, claim
+from mmfuse.types import CheckpointError
 from mmfuse.validate import validate
 
 LOGGER = logging.getLogger(__name__)
@@ -164,6 +165,23 @@ class Experiment:
                 (folder / f"{part}.json").write_text(json.dumps(evaluator.results, indent=1))
         return numbers | {"rejected/total": float(len(rejected))}
 
+    def restore(self) -> TrainState:
+        """The newest checkpoint's state.
+
+        Raises:
+          CheckpointError: the workdir has no run, or one of another config, or one that has saved nothing.
+        """
+        check_claimed(self.workdir, self.config)
+        checkpointer = Checkpointer(self.workdir / "checkpoints", **self.config.checkpoint)
+        step, steps = checkpointer.latest_step(), self.config.train.steps
+        if step is None:
+            raise CheckpointError(f"the run in {self.workdir} has saved nothing yet: go on with it first.")
+        if step < steps:
+            LOGGER.info("the run in %s is not finished: this is step %d of %d", self.workdir, step, steps)
+        state, _ = checkpointer.restore(self.abstract_state, step)
+        checkpointer.close()
+        return state
+
     # --- modes --------------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
@@ -186,14 +204,10 @@ class Experiment:
         """Evaluates the newest checkpoint; writes `summary.json`, or `summary-{name}.json` where it has a name.
 
         Raises:
-          CheckpointError: there is no run in the workdir, or one of another config.
+          CheckpointError: as `restore`.
         """
-        check_claimed(self.workdir, self.config)
-        checkpointer = Checkpointer(self.workdir / "checkpoints", **self.config.checkpoint)
-        state, _ = checkpointer.restore(self.abstract_state)
-        name = self.config.eval.name
+        state, name = self.restore(), self.config.eval.name
         self._summarize({"step": int(state.step), **self.measure(state, name)}, name)
-        checkpointer.close()
 
     def describe(self) -> None:
         """Prints what the run would be: parameters, FLOPs, memory, a batch. Allocates nothing, and writes nothing."""

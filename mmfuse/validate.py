@@ -17,6 +17,7 @@ from input_pipeline.streams import FITS
 from input_pipeline.texts import LEAST_LENGTH, check_spec
 from mmfuse import build, build_data
 from mmfuse.evaluators.classification import check_classes
+from mmfuse.inference.decoding import make_decoding
 from mmfuse.training.workdir import flatten
 from mmfuse.types import ConfigError
 
@@ -60,6 +61,7 @@ def validate(config: ConfigDict, *, shards: int) -> None:
             build.lookup(build_data.SOURCES, evaluator.source.kind, "source")
             _check_rows(f"evaluators.{name}.stream", evaluator.stream.rows, shards, shards)
             _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config.model)
+            make_decoding(dict(evaluator.get("decoding", {})))
             _check_evaluator(f"evaluators.{name}", evaluator, config)
     called = Counter(name for _, evaluator in evaluators for name in evaluator.get("called", {}).values())
     for name, times in called.items():

@@ -1,6 +1,6 @@
 """`configs/tiny.py`, made so small that real runs of it are tests."""
 
-from configs import tiny
+from configs import parts, tiny
 
 
 def get_config(tars: str = ""):
@@ -22,6 +22,7 @@ def get_config(tars: str = ""):
     for evaluator in config.evaluators.values():
         evaluator.stream.update(rows=16, examples=24)
     config.evaluators.vqa.stream.text.prompt.number = 2
+    config.evaluators.vqa.decoding.update(temperature=0.7, top_p=0.9)
     with config.unlocked():
         config.evaluators.caption = _captioning(config.evaluators.vqa)
     return config
@@ -33,4 +34,5 @@ def _captioning(like):
     prompt = {"take": "captions", "number": 1, "length": 8}
     config.stream.text = {"prompt": prompt, "target": {"take": "captions", "number": 11, "length": 40}}
     config.update(kind="captioning", tokens=7)
+    config.decoding = parts.decoding(beams=2, length_penalty=0.6)
     return config

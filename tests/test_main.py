@@ -9,10 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 from input_pipeline.prepare.shards import write_shards
 from input_pipeline.sources.scenes import Scenes
+from mmfuse.types import AUDIO_RATE
 from tests.conftest import CACHE
 
 ROOT = Path(__file__).parent.parent
@@ -166,6 +170,21 @@ def test_evaluate_on_something_else_finds_the_config_in_the_workdir(uninterrupte
     assert (uninterrupted / "summary.json").read_bytes() == before
     output = finish(uninterrupted, "--mode=evaluate", "--config.seed=3", config=None, code=2)
     assert "seed: 0 there, 3 now" in output
+
+
+def test_a_finished_run_speaks_of_a_persons_own_files(uninterrupted, tmp_path):
+    scene = Scenes("test")[0]
+    image, audio = tmp_path / "scene.png", tmp_path / "scene.wav"
+    Image.fromarray(np.asarray(scene.signals["image"])).save(image)
+    soundfile.write(audio, scene.signals["audio"], AUDIO_RATE)
+    files = f"--image={image}", f"--audio={audio}"
+    for flags in ([*files, "--prompt=What is left of the red circle?"], [files[0], "--decoding.beams=3"]):
+        output = finish(uninterrupted, "--mode=generate", *flags, config=None)
+        assert "probability" in output.splitlines()[-1] and "not finished" not in output
+    output = finish(uninterrupted, "--mode=generate", f"--image={audio}", config=None, code=2)
+    assert f"--image={audio} cannot be used: not JPEG, PNG or WEBP" in output
+    output = finish(uninterrupted, "--mode=generate", *files, "--decoding.beam=3", config=None, code=2)
+    assert 'Did you mean "beams"' in output
 
 
 def test_eight_devices_take_over_from_one(tmp_path, uninterrupted):

@@ -1,7 +1,7 @@
 """Does the model answer questions right?
 
-Answers are generated greedily and compared with the true ones, as text in which a run of white space is one space.
-Beside the accuracy stands what can be reached without looking:
+Answers are generated and compared with the true ones, as text in which a run of white space is one space. Beside the
+accuracy stands what can be reached without looking:
 
     blind      the same model, and no evidence
     majority   one answer to all questions of a type, the one that is right most often among these very questions: no

@@ -1,9 +1,9 @@
 """Does the model describe what it sees and hears as people do?
 
-A caption is generated greedily for each prompt and scored against all true captions of its example that are in the
-language of the prompt: CIDEr-D and BLEU-4; and where the objects of the scene are known, by how well it names them.
-Each score stands beside that of captions which the same model writes without evidence. Where texts are in several
-languages, the scores are over all of them, and over each.
+A caption is generated for each prompt and scored against all true captions of its example that are in the language of
+the prompt: CIDEr-D and BLEU-4; and where the objects of the scene are known, by how well it names them. Each score
+stands beside that of captions which the same model writes without evidence. Where texts are in several languages, the
+scores are over all of them, and over each.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
 """What does the model write when it is prompted?
 
-What evaluators of generated text have in common: they generate greedily for each text of the role `prompt`, once over
-the example's evidence and once without any, which is the blind control: whatever the model reaches there, it reaches
-without looking. How good it is, is for them to say.
+What evaluators of generated text have in common: they generate for each text of the role `prompt`, greedily if not told
+otherwise, once over the example's evidence and once without any, which is the blind control: whatever the model reaches
+there, it reaches without looking. How good it is, is for them to say.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,7 @@ from jax.sharding import Mesh
 from input_pipeline.texts import Piece
 from input_pipeline.tokenizers import Tokenizer
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
-from mmfuse.inference.generate import generate
-from mmfuse.inference.likelihood import log_likelihood
+from mmfuse.inference.decoding import make_decoding, write_texts
 from mmfuse.models.memory import keep_evidence
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
@@ -58,21 +57,23 @@ class Writing:
         tokenizer: Tokenizer,
         tokens: int,
         workers: int,
+        decoding: Mapping[str, Any] = {},  # read, never written
     ):
-        """Args: `tokens` the longest text; `tokenizer` reads what is written."""
-        self.tokenizer = tokenizer
+        """Args: `tokens` the longest text; `tokenizer` reads what is written; `decoding` how, see `Decoding`."""
+        self.tokenizer, settings = tokenizer, make_decoding(decoding)
         self.results: list[dict[str, str]] = []
 
         def write(state, batch):
             model = merge(state)
-            memory, prompt = model.encode(batch), batch.text["prompt"]
+            memory = model.encode(batch)
 
-            def read(keep):
-                seen = keep_evidence(memory, keep)
-                ids = generate(model.single, seen, prompt, tokens=tokens)
-                return ids, log_likelihood(model.single, seen, prompt, ids)
+            def write_over(keep):
+                evidence = keep_evidence(memory, keep)
+                texts = model.single, evidence, batch.text["prompt"], batch.origin
+                written = write_texts(*texts, tokens=tokens, decoding=settings)
+                return written.ids, written.log_prob.sum(axis=2)
 
-            return jax.lax.map(read, jnp.array([True, False]))  # a loop: generation is compiled once
+            return jax.lax.map(write_over, jnp.array([True, False]))  # a loop: generation is compiled once
 
         self.sweep = Sweep(stream, write, mesh, workers=workers)
 

@@ -7,6 +7,7 @@ whatever lies beyond it (a prompt's padding, until it is overwritten).
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jax import Array
 from jaxtyping import Float, Int
@@ -45,3 +46,30 @@ def write(cache: KeyValue, new: KeyValue, at: Int[Array, "B"]) -> KeyValue:
         return jax.lax.dynamic_update_slice_in_dim(row, block.astype(row.dtype), start, axis=0)
 
     return jax.tree.map(lambda row, block: jax.vmap(put)(row, block, at), cache, new)
+
+
+def widen(cache: Cache, layers: Any, times: int) -> Cache:
+    """The cache with every row repeated so many times.
+
+    Args:
+      cache: of R rows.
+      layers: shapes of the layers of a cache of R · times rows: what a memory gave has no row for each text, and is not
+        repeated.
+      times: rows that are made of one.
+    """
+    wide = jax.tree.map(
+        lambda have, want: jnp.repeat(have, want.shape[1] // have.shape[1], axis=1), cache.layers, layers
+    )
+    return Cache(wide, jnp.repeat(cache.length, times), jnp.repeat(cache.position, times, axis=0))
+
+
+def reorder(cache: Cache, rows: Int[Array, "R"]) -> Cache:
+    """The cache in which row r goes on from what row `rows[r]` was; both share one example's memory.
+
+    So a cross-attention's entries, which have fewer rows than there are texts, stay as they are.
+    """
+
+    def take(layers):
+        return layers[:, rows] if layers.shape[1] == len(rows) else layers
+
+    return Cache(jax.tree.map(take, cache.layers), cache.length[rows], cache.position[rows])

@@ -81,14 +81,21 @@ def saved_config(workdir: str | Path) -> dict[str, Any]:
 
 
 def with_config(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments; where they name no config, with the flags that made that of the workdir's run."""
+    """A command's arguments; where they name no config, with the flags that made that of the workdir's run.
+
+    Raises:
+      CheckpointError: no config is named, and there is no run in the workdir.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--workdir")
     given, _ = parser.parse_known_args(arguments)
-    path = Path(given.workdir or "") / PROVENANCE
-    recorded = json.loads(path.read_text())["flags"] if not given.config and path.exists() else []
-    return [arguments[0], *recorded, *arguments[1:]]
+    if given.config or not given.workdir:
+        return list(arguments)
+    path = Path(given.workdir) / PROVENANCE
+    if not path.exists():
+        raise CheckpointError(f"there is no run in {given.workdir}: name its --config to begin one.")
+    return [arguments[0], *json.loads(path.read_text())["flags"], *arguments[1:]]
 
 
 def provenance() -> dict[str, Any]:

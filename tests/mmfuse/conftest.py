@@ -60,9 +60,12 @@ def _text(random, lengths):
     return Text(ids, segment, segment.astype(np.float32))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def batch():
-    """Three examples. The first has two images and a sound, the second one image, the third a sound alone."""
+    """Three examples. The first has two images and a sound, the second one image, the third a sound alone.
+
+    Not to be changed.
+    """
     random = np.random.default_rng(1)
     image = Signal(
         random.uniform(0, 255, (EXAMPLES, IMAGES, *IMAGE, 3)).astype(np.float32),

@@ -91,6 +91,8 @@ WRONG = [
     ({"evaluators.digits.length": 41}, "length is 41: write 3 tokens or more, and at most 40"),
     ({"evaluators.digits.length": 2}, "length is 2: write 3 tokens or more, and at most 40"),
     ({"evaluators.vqa.called": {"accuracy": "classification/digits"}}, "2 numbers .* called 'classification/digits'"),
+    ({"evaluators.vqa.decoding.beams": 0}, "decoding with beams=0.*: write beams=1 or more"),
+    ({"evaluators.vqa.decoding": {"beam": 4}}, "no setting of decoding 'beam'; did you mean 'beams'"),
     ({"evaluators.vqa.source.kind": "scene"}, "no source 'scene'; did you mean 'scenes'"),
 ]
 

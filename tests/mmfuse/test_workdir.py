@@ -113,8 +113,10 @@ def test_the_flags_that_made_a_run_are_found_again(tmp_path, monkeypatch):
     changes = ["--config.eval.name=new", "--mode=evaluate"]
     for workdir in ([f"--workdir={tmp_path}"], ["--workdir", str(tmp_path)]):
         assert with_config(["main.py", *workdir, *changes]) == ["main.py", *flags, *workdir, *changes]
-    for whole in (["main.py", "--config=a", *workdir], ["main.py", *changes], ["main.py", "--workdir=/none", *changes]):
+    for whole in (["main.py", "--config=a", *workdir], ["main.py", *changes], ["main.py", "--config=a"]):
         assert with_config(whole) == whole
+    with pytest.raises(CheckpointError, match="there is no run in /none: name its --config"):
+        with_config(["main.py", "--workdir=/none", *changes])
 
 
 def test_tuples_and_lists_are_the_same(tmp_path):

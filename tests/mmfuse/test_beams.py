@@ -1,0 +1,173 @@
+"""Beam search against exhaustive search and against a search in numpy, over every text of up to three tokens."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mmfuse.inference.beams import beam_search
+from mmfuse.inference.generate import generate
+from mmfuse.inference.logits import min_length
+from mmfuse.types import EOS, PAD, ConfigError
+
+B, TEXTS, T, V, WRITTEN = 3, 2, 7, 13, 3
+GOING_ON = [token for token in range(V) if token not in (PAD, EOS)]
+PREFIXES = 1 + len(GOING_ON) + len(GOING_ON) ** 2  # texts that the last step goes on from
+
+
+@pytest.fixture(scope="module")
+def parts(model):
+    """A model to which the end of a text is likely here and unlikely there."""
+    graph, state = nnx.split(nnx.clone(model))
+    table = state["single"]["embed"]["embedding"]
+    table[...] = table[...].at[EOS].multiply(3)
+    return graph, state
+
+
+@pytest.fixture(scope="module")
+def encode(parts):
+    jitted = jax.jit(lambda state, batch: nnx.merge(parts[0], state).encode(batch))
+    return lambda batch: jitted(parts[1], batch)
+
+
+@pytest.fixture(scope="module")
+def search(parts, encode):
+    @functools.partial(jax.jit, static_argnums=3)
+    def run(state, memory, prompt, settings):
+        return beam_search(nnx.merge(parts[0], state).single, memory, prompt, **{"tokens": WRITTEN, **dict(settings)})
+
+    def search(batch, **settings):
+        found = run(parts[1], encode(batch), batch.text["prompt"], tuple(settings.items()))
+        return jax.tree.map(np.asarray, found)
+
+    return search
+
+
+@pytest.fixture(scope="module")
+def table(parts, encode, batch):
+    """(example, text) → tokens so far → log-probabilities of the next one, all read without a cache."""
+    prompt = batch.text["prompt"]
+    pairs = list(itertools.product(GOING_ON, repeat=2))
+    length = np.asarray((prompt.segment > 0).sum(axis=-1))
+    ids = np.zeros((B, TEXTS, len(pairs), T + 2), np.int32)
+    ids[..., :T] = np.asarray(prompt.ids)[:, :, None]
+    for b, c in np.ndindex(B, TEXTS):
+        ids[b, c, :, length[b, c] : length[b, c] + 2] = pairs
+    segment = np.broadcast_to(np.arange(T + 2) < length[..., None, None] + 2, ids.shape).astype(np.int32)
+
+    @jax.jit
+    def read(state, memory, ids, segment):
+        single = nnx.merge(parts[0], state).single
+        return jax.nn.log_softmax(single.readout(single.decode(single.read(ids, segment), memory).hidden))
+
+    rows = (jnp.asarray(array.reshape(-1, T + 2)) for array in (ids, segment))
+    found = np.asarray(read(parts[1], encode(batch), *rows), np.float64).reshape(B, TEXTS, len(pairs), T + 2, V)
+    table = {}
+    for b, c in np.ndindex(B, TEXTS):
+        if length[b, c]:
+            last = length[b, c] - 1
+            table[b, c] = {(): found[b, c, 0, last]}
+            for pair, after in zip(pairs, found[b, c]):
+                table[b, c] |= {pair[:1]: after[last + 1], pair: after[last + 2]}
+    return table
+
+
+def gains(logs, text, least):
+    """What the next token adds to a score: its log-probability, where no text ends before its least length."""
+    logs = np.array(logs[text])
+    if len(text) < least:
+        logs[EOS] = -np.inf
+        logs -= np.log(np.exp(logs).sum())
+    logs[PAD] = -np.inf
+    return logs
+
+
+def score(total, length, penalty):
+    return total / ((5 + length) / 6) ** penalty
+
+
+def extended(logs, hypotheses, least=0):
+    """All ways to go on; a text that has ended stays."""
+    found = {text: total for text, total in hypotheses.items() if EOS in text}
+    for text in hypotheses.keys() - found.keys():
+        for token, gain in enumerate(gains(logs, text, least)):
+            if gain > -np.inf:
+                found[*text, token] = hypotheses[text] + gain
+    return found
+
+
+def ranked(hypotheses, penalty):
+    return sorted(hypotheses.items(), key=lambda item: -score(item[1], len(item[0]), penalty))
+
+
+def check(found, table, expected, penalty):
+    """Ids, scores and log-probabilities are those of the expected texts, the best first."""
+    for (b, c), texts in expected.items():
+        assert len(texts) == found.ids.shape[2]
+        for rank, (text, total) in enumerate(texts):
+            np.testing.assert_array_equal(found.ids[b, c, rank], [*text, *[PAD] * (WRITTEN - len(text))])
+            assert found.score[b, c, rank] == pytest.approx(score(total, len(text), penalty), abs=2e-5)
+            logs = [table[b, c][text[:place]][token] for place, token in enumerate(text)]
+            np.testing.assert_allclose(found.log_prob[b, c, rank, : len(text)], logs, atol=2e-5)
+            assert not found.log_prob[b, c, rank, len(text) :].any()
+
+
+def everything(logs):
+    texts = {(): 0.0}
+    for _ in range(WRITTEN):
+        texts = extended(logs, texts)
+    return texts
+
+
+@pytest.mark.parametrize("penalty", [0.0, 3.0])
+def test_a_beam_as_wide_as_the_space_finds_the_best(search, table, batch, penalty):
+    found = search(batch, beams=PREFIXES, best=5, length_penalty=penalty)
+    expected = {key: ranked(everything(logs), penalty)[:5] for key, logs in table.items()}
+    check(found, table, expected, penalty)
+    lengths = {len(text) for texts in expected.values() for text, _ in texts}
+    assert (lengths == {1, 2, 3}) == (penalty == 0), "the penalty decides how long the best texts are"
+
+
+@pytest.mark.parametrize(("beams", "best", "penalty", "least"), [(3, 3, 0.8, 1), (4, 1, 0.0, 0)])
+def test_a_narrow_beam_is_that_of_numpy(search, table, batch, beams, best, penalty, least):
+    rules = (min_length(least),) if least else ()
+    found = search(batch, beams=beams, best=best, length_penalty=penalty, rules=rules)
+    expected = {}
+    for key, logs in table.items():
+        texts = {(): 0.0}
+        for _ in range(WRITTEN):  # to the last token, whether or not anything can change
+            texts = dict(ranked(extended(logs, texts, least), penalty)[:beams])
+        expected[key] = ranked(texts, penalty)[:best]
+    assert {EOS in text for texts in expected.values() for text, _ in texts} == {True, False}
+    check(found, table, expected, penalty)
+    np.testing.assert_array_equal(found.ids[2, 1], PAD)  # no prompt
+
+
+def test_a_search_does_not_depend_on_batch_mates(search, batch):
+    settings = {"beams": 4, "best": 1, "length_penalty": 0.0, "rules": ()}
+    order = jnp.array([2, 0, 1])
+    moved = search(jax.tree.map(lambda array: array[order], batch), **settings)
+    whole = search(batch, **settings)
+    np.testing.assert_array_equal(moved.ids, whole.ids[order])
+    np.testing.assert_allclose(moved.score, whole.score[order], atol=2e-5)
+
+
+def test_a_beam_of_one_is_greedy(parts, encode, search, batch):
+    @jax.jit
+    def greedy(state, memory, prompt):
+        return generate(nnx.merge(parts[0], state).single, memory, prompt, tokens=5)
+
+    found = search(batch, beams=1, tokens=5, length_penalty=0.6)
+    taken = greedy(parts[1], encode(batch), batch.text["prompt"])
+    np.testing.assert_array_equal(found.ids[:, :, 0], taken.ids)
+    np.testing.assert_allclose(found.log_prob[:, :, 0], taken.log_prob, atol=2e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"beams": 0}, {"beams": 2, "best": 3}, {"beams": 2, "length_penalty": -0.5}])
+def test_what_is_no_search_is_refused(search, batch, wrong):
+    with pytest.raises(ConfigError, match="no search"):
+        search(batch, **wrong)

@@ -1,0 +1,83 @@
+"""Are settings refused that mean nothing, and do the others do what they say?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import parts
+from mmfuse.inference.beams import beam_search
+from mmfuse.inference.decoding import Decoding, make_decoding, write_texts
+from mmfuse.inference.generate import generate, text_keys
+from mmfuse.inference.logits import Written, apply_rules, temperature, top_p
+from mmfuse.types import EOS, PAD, ConfigError
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"beem": 3}, "did you mean 'beams'"),
+        ({"beams": 0}, "beams=0: write beams=1 or more"),
+        ({"beams": 2.0}, "decoding.beams is 2.0: write a whole number"),
+        ({"beams": True}, "decoding.beams is True: write a whole number"),
+        ({"temperature": "hot"}, "decoding.temperature is 'hot': write a number"),
+        ({"temperature": -1.0}, "temperature=-1.0: write finite numbers, none below 0"),
+        ({"length_penalty": float("nan")}, "none below 0"),
+        ({"temperature": 1, "top_p": 0.0}, "write a top_p above 0"),
+        ({"temperature": 1, "top_p": 1.5}, "and 1 at most"),
+        ({"repetition_penalty": 0}, "write a repetition_penalty above 0"),
+        ({"beams": 2, "temperature": 1.0}, "either search with beams, or draw"),
+        ({"top_k": 5}, "top_k and top_p need a temperature"),
+    ],
+)
+def test_what_means_nothing_is_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        make_decoding(settings)
+
+
+def test_configs_have_all_settings_and_write_greedily():
+    assert make_decoding(parts.decoding()) == Decoding() == make_decoding({})
+    assert parts.decoding() == Decoding()._asdict() and Decoding().rules == ()
+
+
+def test_rules_are_those_that_are_set():
+    """Every rule changes these logits in a way of its own."""
+    logits = jnp.asarray([[0.0, 0.0, 5.0, 4.0, 3.0, 2.0, 1.0]])
+    written = Written(jnp.asarray([[3, 4, 3, PAD]]), jnp.int32(3))
+
+    def left(**settings):
+        return np.asarray(apply_rules(make_decoding(settings).rules, logits, written))[0]
+
+    np.testing.assert_array_equal(left(repetition_penalty=2.0), [0, 0, 5, 2, 1.5, 2, 1])
+    assert left(no_repeat_ngram=2)[4] == -np.inf and left(min_length=4)[EOS] == -np.inf
+    np.testing.assert_array_equal(left(temperature=0.5), 2 * logits[0])
+    assert np.isfinite(left(temperature=1.0, top_k=3)).sum() == 3
+    assert np.isfinite(left(temperature=1.0, top_p=0.5)).sum() == 1
+    # the nucleus is that of the distribution after the temperature, and after what may not be written
+    assert np.isfinite(left(temperature=9.0, top_p=0.5)).sum() > 2
+    assert np.isfinite(left(temperature=1.0, top_p=0.5, min_length=4))[3]
+
+
+def test_settings_choose_between_taking_drawing_and_searching(model, batch):
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, batch):
+        model = nnx.merge(graph, state)
+        texts = model.single, model.encode(batch), batch.text["prompt"]
+
+        def write(**settings):
+            return write_texts(*texts, batch.origin, tokens=2, decoding=make_decoding(settings))
+
+        rules, keys = (temperature(2.0), top_p(0.9)), text_keys(jax.random.key(5), batch.origin, 2)
+        found = beam_search(*texts, tokens=2, beams=3, length_penalty=1.5)
+        got = write(), write(temperature=2.0, top_p=0.9, seed=5), write(beams=3, length_penalty=1.5)
+        drawn = generate(*texts, tokens=2, rules=rules, keys=keys)
+        return got, (generate(*texts, tokens=2), drawn, jax.tree.map(lambda array: array[:, :, 0], found))
+
+    got, wanted = run(state, batch._replace(origin=jnp.arange(6, dtype=jnp.int32).reshape(3, 2)))
+    for ours, theirs in zip(got, wanted):
+        np.testing.assert_array_equal(ours.ids, theirs.ids)
+        np.testing.assert_array_equal(ours.log_prob, theirs.log_prob)
+    assert len({np.asarray(ours.ids).tobytes() for ours in got}) == 3
