@@ -177,14 +177,11 @@ def test_a_finished_run_speaks_of_a_persons_own_files(uninterrupted, tmp_path):
     image, audio = tmp_path / "scene.png", tmp_path / "scene.wav"
     Image.fromarray(np.asarray(scene.signals["image"])).save(image)
     soundfile.write(audio, scene.signals["audio"], AUDIO_RATE)
-    files = f"--image={image}", f"--audio={audio}"
-    for flags in ([*files, "--prompt=What is left of the red circle?"], [files[0], "--decoding.beams=3"]):
-        output = finish(uninterrupted, "--mode=generate", *flags, config=None)
-        assert "probability" in output.splitlines()[-1] and "not finished" not in output
+    flags = f"--image={image}", f"--audio={audio}", "--prompt=What is left of the red circle?", "--decoding.beams=3"
+    output = finish(uninterrupted, "--mode=generate", *flags, config=None)
+    assert output.splitlines()[-1].startswith("probability") and "not finished" not in output
     output = finish(uninterrupted, "--mode=generate", f"--image={audio}", config=None, code=2)
     assert f"--image={audio} cannot be used: not JPEG, PNG or WEBP" in output
-    output = finish(uninterrupted, "--mode=generate", *files, "--decoding.beam=3", config=None, code=2)
-    assert 'Did you mean "beams"' in output
 
 
 def test_eight_devices_take_over_from_one(tmp_path, uninterrupted):

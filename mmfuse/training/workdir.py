@@ -107,12 +107,23 @@ def provenance() -> dict[str, Any]:
 
     return {
         "git": git("rev-parse", "HEAD"),
-        "flags": [flag for flag in sys.argv[1:] if flag.startswith("--config")],
+        "flags": _config_flags(sys.argv[1:]),
         "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "machine": platform.machine(),
         **{name: version(name) for name in PACKAGES},
     }
+
+
+def _config_flags(arguments):
+    """Those of the config, with their values, which may be words of their own."""
+    values = [*arguments[1:], "--"]
+    return [
+        word
+        for flag, value in zip(arguments, values)
+        if flag.startswith("--config")
+        for word in ([flag] if "=" in flag or value.startswith("-") else [flag, value])
+    ]
 
 
 def _fixed(written: Mapping[str, Any], free: Sequence[str]) -> dict[str, Any]:

@@ -113,6 +113,10 @@ def test_the_flags_that_made_a_run_are_found_again(tmp_path, monkeypatch):
     changes = ["--config.eval.name=new", "--mode=evaluate"]
     for workdir in ([f"--workdir={tmp_path}"], ["--workdir", str(tmp_path)]):
         assert with_config(["main.py", *workdir, *changes]) == ["main.py", *flags, *workdir, *changes]
+    changed = ["--config", "configs/tiny.py", "--config.seed=3", "--config.mesh.data", "2"]
+    monkeypatch.setattr("sys.argv", ["main.py", *changed[:2], "--workdir", "else", *changed[2:]])
+    claim(tmp_path / "words", config(), DATA)
+    assert with_config(["main.py", f"--workdir={tmp_path}/words"])[1:-1] == changed
     for whole in (["main.py", "--config=a", *workdir], ["main.py", *changes], ["main.py", "--config=a"]):
         assert with_config(whole) == whole
     with pytest.raises(CheckpointError, match="there is no run in /none: name its --config"):
