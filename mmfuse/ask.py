@@ -132,7 +132,7 @@ def load_example(wish: Wish, files: Mapping[str, str], tokenizer: Tokenizer, *, 
 def in_words(ids: Int[np.ndarray, "t"], log_prob: Float[np.ndarray, "t"], tokenizer: Tokenizer) -> str:
     """Two lines: the text, and the probability of the whole and of each word, which is that of its tokens together."""
     words: list[tuple[list[int], float]] = []
-    for token, likely in zip(ids, log_prob):
+    for token, likely in zip(ids.tolist(), log_prob.tolist()):
         if token in (EOS, PAD):
             break
         if not words or tokenizer.decode([token]).startswith(" "):

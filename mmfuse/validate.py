@@ -21,10 +21,12 @@ from mmfuse.inference.decoding import make_decoding
 from mmfuse.training.workdir import flatten
 from mmfuse.types import ConfigError
 
-# Numbers that may be below zero, and those that must be above it, by the ends of their names.
+# Numbers that may be below zero, and those that must be above it, by the ends of their names. Those of a decoding are
+# judged by `make_decoding`.
 ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
-    r"\.(rows|number|length|examples|chunk|tokens|width|single\.depth|heads|key_heads|mlp|blocks|cross_every|embedding|temperature|"
+    r"(?<!\.decoding)\.(rows|number|length|examples|chunk|tokens|width|single\.depth|heads|key_heads|mlp|blocks|"
+    r"cross_every|embedding|temperature|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
 )
 # What evaluators take from their streams.
