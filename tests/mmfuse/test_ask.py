@@ -158,7 +158,7 @@ def test_a_prompt_means_what_the_streams_hold(prompt, files, languages, piece, s
     ("without", "files", "prompt", "words"),
     [
         ("", FILES, "  ", "--prompt is empty: write a question, or leave it out"),
-        ("", {}, QUESTION, "nothing to look at or to hear: name a file, --image=… or --audio=…"),
+        ("", {}, QUESTION, "nothing to look at or to hear: name a file, --audio=… or --image=…"),
         ("answers", FILES, QUESTION, "learned to caption, not to answer: leave --prompt out"),
         ("pairs", FILES, None, "learned to answer, not to caption: write a question"),
         ("pairs", FILES, "de:", "learned to answer, not to caption: write a question"),
