@@ -21,7 +21,7 @@ from input_pipeline.sources.files import MAX_FILE_BYTES
 from input_pipeline.streams import FITS, Recipe
 from input_pipeline.tokenizers import Tokenizer
 from input_pipeline.transforms import BadRecord
-from mmfuse import build
+from mmfuse import build_data
 from mmfuse.experiment import Experiment
 from mmfuse.inference.decoding import Decoding, make_decoding, write_texts
 from mmfuse.training.sharding import batch_shards, place, replicated
@@ -151,7 +151,7 @@ def _teacher(config, question):
     if not streams:
         raise ConfigError("this run matches and does not write: none of its streams teaches a decoder ('target').")
     for stream in streams:
-        spec = build.make_text_specs(stream)["target"]
+        spec = build_data.make_text_specs(stream)["target"]
         if (spec.take == "questions") == question:
             return spec, stream
     raise ConfigError(

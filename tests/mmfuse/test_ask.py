@@ -12,7 +12,7 @@ from PIL import Image
 from input_pipeline.sources.files import MAX_FILE_BYTES
 from input_pipeline.sources.scenes import Scenes
 from input_pipeline.streams import evaluation_stream
-from mmfuse import build
+from mmfuse import build, build_data
 from mmfuse.ask import Wish, ask, in_words, load_example, understand
 from mmfuse.experiment import Experiment
 from mmfuse.inference.decoding import Decoding
@@ -81,7 +81,7 @@ def stream(folder, experiment):
     """What an evaluator would read."""
     settings = ConfigDict(experiment.config.evaluators.vqa.stream.to_dict())
     settings.text.prompt.update(number=1, length=experiment.config.streams.answers.text.target.length)
-    recipe = build.make_recipe(settings, experiment.tokenizer)
+    recipe = build_data.make_recipe(settings, experiment.tokenizer)
     return evaluation_stream("own", OneRecord(folder), recipe, rows=2)
 
 
@@ -149,7 +149,7 @@ def test_a_prompt_means_what_the_streams_hold(prompt, files, languages, piece, s
     made = config()
     with made.unlocked():
         made.streams.pairs.text.target["languages"] = languages
-    spec = build.make_text_specs(made.streams[stream])["target"]._replace(number=1)
+    spec = build_data.make_text_specs(made.streams[stream])["target"]._replace(number=1)
     wanted = Wish(piece, spec, {name: BOTH[name] for name in files})
     assert understand(made, dict.fromkeys(files, "file"), prompt) == wanted
 
