@@ -21,6 +21,7 @@ FLOORS = {
     "mmfuse.training": 6,
     "mmfuse.inference": 6,
     "mmfuse.evaluators": 7,
+    "mmfuse.analysis": 8,
     "mmfuse.build": 8,
     "mmfuse": 9,  # what makes a run of it all: experiment, validate, describe
     "main": 10,
