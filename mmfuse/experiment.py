@@ -19,6 +19,9 @@ from input_pipeline.collate import collate
 from input_pipeline.streams import evaluation_stream, training_stream
 from input_pipeline.tokenizers import Tokenizer, source_texts, train_tokenizer
 from mmfuse import build, build_data
+from mmfuse.analysis.examples import show_examples
+from mmfuse.analysis.record import write_examples
+from mmfuse.analysis.report import report_path, write_report
 from mmfuse.describe import describe_batches, describe_cost, describe_state
 from mmfuse.evaluators.writing import Writing
 from mmfuse.objectives.cost import count_flops
@@ -185,7 +188,7 @@ class Experiment:
     # --- modes --------------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Trains from where the workdir stands; writes `summary.json` at the end."""
+        """Trains from where the workdir stands; writes `summary.json` and `report.html` at the end."""
         config = self.config
         self._claim()
         checkpointer = Checkpointer(self.workdir / "checkpoints", **config.checkpoint)
@@ -193,21 +196,24 @@ class Experiment:
         try:
             if checkpointer.latest_step() != config.train.steps:
                 self._train(checkpointer, writer)
+            last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
+            self._summarize(json.loads(last), "")
+            if not report_path(self.workdir).exists():
+                self._report(checkpointer.restore(self.abstract_state)[0], "")
         finally:
             writer.close()
             checkpointer.close()
-        last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
-        self._summarize(json.loads(last), "")
         LOGGER.info("the run of %d steps in %s is complete", config.train.steps, self.workdir)
 
     def evaluate(self) -> None:
-        """Evaluates the newest checkpoint; writes `summary.json`, or `summary-{name}.json` where it has a name.
+        """Evaluates the newest checkpoint; writes `summary.json` and `report.html`, with `-{name}` where it has one.
 
         Raises:
           CheckpointError: as `restore`.
         """
         state, name = self.restore(), self.config.eval.name
         self._summarize({"step": int(state.step), **self.measure(state, name)}, name)
+        self._report(state, name)
 
     def describe(self) -> None:
         """Prints what the run would be: parameters, FLOPs, memory, a batch. Allocates nothing, and writes nothing."""
@@ -248,6 +254,15 @@ class Experiment:
         text, path = json.dumps(numbers, indent=2), self.workdir / (f"summary-{name}.json" if name else "summary.json")
         path.write_text(text + "\n")
         LOGGER.info("%s\nwritten to %s", text, path)
+
+    def _report(self, state: TrainState, name: str) -> None:
+        configs = self.config.evaluators.items()
+        sources = {name: build.make_source(config.source, config.stream.signals) for name, config in configs}
+        tokens = {name: config.tokens for name, config in configs if "tokens" in config}
+        shown = show_examples(state, self.evaluators, sources, tokens, self.maker.merge, self.mesh)
+        if jax.process_index() == 0:
+            write_examples(self.workdir, shown, name)
+            LOGGER.info("look at %s", write_report(self.workdir, name))
 
 
 def _without_remat(config: ConfigDict) -> ConfigDict | None:

@@ -111,6 +111,9 @@ def test_a_run_writes_a_line_for_every_step_and_a_summary(uninterrupted):
     timing = [json.loads(line) for line in (uninterrupted / "timing.jsonl").read_text().splitlines()]
     assert len(timing) == STEPS and all(0 <= line["wait_share"] <= 1 and line["mfu"] > 0 for line in timing)
     assert list((uninterrupted / "tensorboard").iterdir())
+    page = (uninterrupted / "report.html").read_text()
+    for part in ('id="vqa"', 'id="caption"', 'id="retrieval"', 'id="numbers"', 'id="curves"', 'class="word"'):
+        assert part in page, part
     read = lines[-1]["data/scenes/read"] + lines[-1]["data/digits/read"]
     assert read == STEPS * 16  # two streams of eight rows
     rejected = sum(count for name, count in lines[-1].items() if name.startswith("data/scenes/rejected/"))

@@ -2,7 +2,7 @@
 
 A text that is there, generated or true, is read once more with a probe on every layer (teacher forcing). What a token
 was made of is seen at the place that predicts it, one before its own: a text of T tokens has t = T − 1 traced ones, and
-row i of a trace belongs to token i + 1.
+row i of a trace belongs to token i + 1. Padding looks nowhere and is looked at by nobody.
 
 Letters as in `types.py`; R = B·C texts, row r belongs to example r // C. What the weights add up to over many layers is
 for `rollout.py` to say.
@@ -63,12 +63,11 @@ def trace(model: Multimodal, batch: Batch, text: Text) -> Trace:
     memory = model.encode(batch, probe=watched)
     decoded, log_probability = _read(model.single, memory, text, _watch(model.single.stack))
     tokens = {name: memory.tokens[name] for name in model.single.memories if name in memory.tokens}
-    layers = [
-        Layer(None, _by_memory(_by_text(weights, len(log_probability))[:, :, :-1], tokens))
-        if fuses
-        else Layer(weights[:, :, :-1, :-1], None)
-        for fuses, weights in _in_order(model.single.stack, decoded.trace)
-    ]
+    predicted = (text.segment > 0).reshape(len(log_probability), -1)[:, None, 1:, None]
+    layers = []
+    for fuses, weights in _in_order(model.single.stack, decoded.trace):
+        weights = jnp.where(predicted, _by_text(weights, len(log_probability))[:, :, :-1], 0)
+        layers.append(Layer(None, _by_memory(weights, tokens)) if fuses else Layer(weights[..., :-1], None))
     towers = {
         name: _by_item(_in_order(_stack_of(model.towers[name]), memory.trace[name]), batch.signals[name].item_mask)
         for name in watched

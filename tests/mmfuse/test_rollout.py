@@ -63,7 +63,8 @@ def test_a_whole_model_is_the_product_of_its_layers_matrices(model, batch):
             if layer.text is not None:
                 mixed[:length, :length] += np.asarray(layer.text)[row].mean(axis=0)
             else:
-                mixed[:length, length:] += np.asarray(layer.memory)[row].mean(axis=0)
+                seen = np.concatenate([layer.memory[name][row] for name in sizes], axis=-1)
+                mixed[:length, length:] += seen.mean(axis=0)
             total = mixed / mixed.sum(axis=1, keepdims=True) @ total
         expected = np.split(total[:length], np.cumsum([length, *sizes.values()])[:-1], axis=1)
         for name, wanted in zip(("text", *sizes), expected, strict=True):

@@ -1,0 +1,149 @@
+"""What did the model write, and where did it look for each word?
+
+The first batch of an evaluator of generated text, as plain data for `examples.json` and the page that is made of it:
+
+    {"shown": [card], "worst": [card], "pointing": {"layer 1" …, "rollout": {"hits", "chance", "games"}}}
+    card = {"key", "memories": {name: {"picture", "sound"?}}, "texts": [text]}
+    text = {"prompt", "expected", "right", "probability", "boxes", "words": [word]}
+    word = {"text", "probability", "looks": {name: [{"share", "grid"?, "heat"?} by map]}}
+
+The worst texts are wrong answers that the model was sure of.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from input_pipeline.collate import Loaded
+from input_pipeline.sources.contract import Source
+from input_pipeline.texts import Piece, prompt_of
+from input_pipeline.tokenizers import Tokenizer
+from mmfuse.analysis import pictures
+from mmfuse.analysis.pointing import Box, Pointed, point, score
+from mmfuse.analysis.reading import Reading
+from mmfuse.types import MODALITIES, PAD, Caption, Example, Question, Rejected
+
+SHOWN, WORST = 6, 6  # cards
+
+
+def show_answers(loaded: Loaded, read: Reading, source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What was written for a batch, as plain data.
+
+    Args:
+      loaded: a batch with texts of the role `prompt`.
+      read: what the model made of it.
+      source: where the records come from, with their truth.
+      tokenizer: reads what was written.
+    """
+    read = _finite(read)
+    maps = len(next(iter(read.heat.values())))
+    cards, games = [], [[] for _ in range(maps)]
+    for row, example in _rows(loaded, source):
+        texts = []
+        for place, piece in enumerate(loaded.pieces[row].get("prompt", ())):
+            text = _text(read, row, place, piece, loaded.pieces[row].get("target", ()), tokenizer)
+            text["boxes"] = true_boxes(piece, example)
+            texts.append(text)
+            for played, pointed in zip(games, _play(read, row, place, text["boxes"])):
+                played.append(pointed)
+        cards.append({"key": example.key, "memories": _memories(loaded, read, row), "texts": texts})
+    wrong = [(card, text) for card in cards for text in card["texts"] if text["right"] is False]
+    wrong.sort(key=lambda pair: -pair[1]["probability"])
+    names = [f"layer {number}" for number in range(1, maps)] + ["rollout"]
+    return {
+        "shown": cards[:SHOWN],
+        "worst": [{**card, "texts": [text]} for card, text in wrong[:WORST]],
+        "pointing": {name: score(played) for name, played in zip(names, games)},
+    }
+
+
+def true_boxes(piece: Piece, example: Example) -> list[Box]:
+    """Where the things stand that a question is about, as far as the record knows."""
+    objects, image = example.truth.get("objects", ()), example.signals.get("image")
+    if not isinstance(piece, Question) or not isinstance(image, np.ndarray):
+        return []
+    height, width = image.shape[:2]
+    boxes = [objects[index].box for index in piece.about]
+    return [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
+
+
+def split_words(ids: Int[np.ndarray, "t"], tokenizer: Tokenizer) -> list[tuple[str, slice]]:
+    """The words of a text, and the tokens with which each of them is written."""
+    ends = [len(tokenizer.decode(ids[: index + 1])) for index in range(len(ids))]
+    # a token that only completes a character stands where that character does
+    spans = [(min(start, end - 1), end) for start, end in zip([0, *ends[:-1]], ends)]
+    words = []
+    for word in re.finditer(r"\S+", tokenizer.decode(ids)):
+        at = [index for index, (start, end) in enumerate(spans) if start < word.end() and end > word.start()]
+        words.append((word.group(), slice(at[0], at[-1] + 1)))
+    return words
+
+
+def _finite(read) -> Reading:
+    """A model that has diverged has a page too."""
+    heat = {name: np.nan_to_num(part) for name, part in read.heat.items()}
+    return read._replace(probability=np.nan_to_num(read.probability), heat=heat)
+
+
+def _rows(loaded, source) -> Iterator[tuple[int, Example]]:
+    for row in np.flatnonzero(loaded.batch.valid):
+        example = source[int(loaded.batch.origin[row, 1])]
+        if not isinstance(example, Rejected):
+            yield int(row), example
+
+
+def _text(read, row, place, piece, targets, tokenizer) -> dict[str, Any]:
+    ids, probability = read.ids[row, place], read.probability[row, place]
+    number = int((ids != PAD).sum())
+    words = [
+        {
+            "text": word,
+            "probability": float(probability[at].prod()),
+            "looks": {
+                name: [_look(read, name, one) for one in _heat(read, name, row, place, at)] for name in read.heat
+            },
+        }
+        for word, at in split_words(ids[:number], tokenizer)
+    ]
+    text = {"prompt": prompt_of(piece), "probability": float(probability[:number].prod()), "words": words}
+    if isinstance(piece, Caption):
+        same = [target.text for target in targets if target.language == piece.language]
+        return {**text, "expected": same or [piece.text], "right": None}
+    return {**text, "expected": [piece.answer], "right": tokenizer.decode(ids).split() == piece.answer.split()}
+
+
+def _heat(read, name, row, place, at):
+    """Over the tokens of a memory, in every map; the mean over the tokens of a word."""
+    return read.heat[name][:, row, place, at].mean(axis=1)
+
+
+def _look(read, name, heat) -> dict[str, Any]:
+    grid = read.upright(name, heat)
+    share = {"share": float(heat.sum())}
+    return share if grid is None else {**share, "grid": grid.shape, "heat": pictures.heat_bytes(grid)}
+
+
+def _play(read, row, place, boxes) -> Iterator[Pointed | None]:
+    """The pointing game of the text's first token, in every map."""
+    if "image" in read.heat and boxes:
+        for heat in _heat(read, "image", row, place, slice(0, 1)):
+            yield point(read.upright("image", heat), boxes)
+
+
+def _memories(loaded, read, row) -> dict[str, Any]:
+    """The pictures of what there was to look at, of the first item."""
+    found = {}
+    for name in sorted(loaded.batch.signals, key=MODALITIES.index):
+        signal = loaded.batch.signals[name]
+        if name not in read.heat or not signal.item_mask[row, 0]:
+            continue
+        values, size = signal.values[row, 0], signal.size[row, 0]
+        if name == "audio" and read.spectrogram is not None:
+            picture = pictures.spectrogram_uri(read.spectrogram[row])
+            found[name] = {"picture": picture, "sound": pictures.sound_uri(values[: size[0]])}
+        elif name == "image":
+            found[name] = {"picture": pictures.picture_uri(values)}
+    return found

@@ -1,0 +1,106 @@
+"""What did each query find?
+
+The first batch of a retrieval evaluator, both ways between its pairs, as plain data for the page: the first queries and
+the worst ones, with the candidates that are nearest to them and the rank of the right one.
+
+    [{"from", "to", "candidates", "queries": [query]}]
+    query = {"item", "rank", "worst", "found": [{"item", "cosine", "right"}]}        item = {"text", "picture"?}
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from input_pipeline.collate import Loaded
+from mmfuse.analysis import pictures
+from mmfuse.analysis.reading import spectrogram
+from mmfuse.models.memory import present
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.training.state import TrainState
+from mmfuse.types import Batch
+
+FIRST, WORST, NEAREST = 3, 2, 5
+
+
+def make_embedding(merge: Callable[[TrainState], Multimodal], names: Sequence[str]) -> Callable:
+    """The program that embeds a batch."""
+
+    def embed(state: TrainState, batch: Batch) -> Embedded:
+        model = merge(state)
+        memory = model.encode(batch)
+        there = {name: present(batch, name) for name in names}
+        return Embedded({name: memory.embeddings[name] for name in names}, there, spectrogram(model, batch))
+
+    return embed
+
+
+class Embedded(NamedTuple):
+    """By name, unit embeddings and which of them are there; spectrograms of the sounds, or None."""
+
+    embeddings: dict[str, Float[Any, "B C E"]]
+    there: dict[str, Bool[Any, "B C"]]
+    spectrogram: Float[Any, "B frames bands"] | None
+
+
+class _Side(NamedTuple):
+    """All things of one kind in the batch: where they stand, what they mean, and what they show."""
+
+    embeddings: Float[np.ndarray, "A E"]
+    row: Int[np.ndarray, "A"]
+    items: list[dict[str, str]]
+
+
+def show_neighbours(loaded: Loaded, embedded: Embedded, between: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """Args: a batch, its embeddings from `make_embedding`, and the pairs of names to look between."""
+    sides = {name: _side(loaded, name, embedded) for pair in between for name in pair}
+    return [
+        {"from": a, "to": b, "candidates": len(sides[b].row), "queries": _queries(loaded, sides[a], sides[b])}
+        for pair in between
+        for a, b in (tuple(pair), tuple(pair)[::-1])
+        if len(sides[a].row) and len(sides[b].row)
+    ]
+
+
+def _side(loaded, name, embedded) -> _Side:
+    there = embedded.there[name]
+    row, place = np.nonzero(there)
+    items = [_item(loaded, name, embedded, *at) for at in zip(row, place)]
+    # of a model that has diverged they are no numbers
+    return _Side(np.nan_to_num(embedded.embeddings[name][there]), row, items)
+
+
+def _item(loaded, name, embedded, row, place) -> dict[str, str]:
+    if name == "image":
+        picture = pictures.picture_uri(loaded.batch.signals[name].values[row, place])
+        return {"picture": picture, "text": f"picture of example {loaded.batch.origin[row, 1]}"}
+    if name == "audio" and embedded.spectrogram is not None:
+        picture = pictures.spectrogram_uri(embedded.spectrogram[row])
+        return {"picture": picture, "text": f"spectrogram of example {loaded.batch.origin[row, 1]}"}
+    if name in loaded.batch.text:
+        return {"text": loaded.pieces[row][name][place].text}
+    return {"text": f"{name} of example {loaded.batch.origin[row, 1]}"}
+
+
+def _queries(loaded, queries, candidates) -> list[dict[str, Any]]:
+    cosine = queries.embeddings @ candidates.embeddings.T
+    concept = loaded.batch.concept
+    right = concept[queries.row][:, None] == concept[candidates.row][None]
+    asked = np.flatnonzero(right.any(axis=1))
+    best = np.where(right, cosine, -np.inf).max(axis=1, keepdims=True)
+    rank = 1 + (~right & (cosine >= best)).sum(axis=1)
+    worst = [query for query in asked[np.argsort(-rank[asked], kind="stable")] if rank[query] > 1][:WORST]
+    chosen = [*[(query, False) for query in asked[:FIRST]], *[(query, True) for query in worst]]
+    return [
+        {
+            "item": queries.items[query],
+            "rank": int(rank[query]),
+            "worst": bad,
+            "found": [
+                {"item": candidates.items[at], "cosine": float(cosine[query, at]), "right": bool(right[query, at])}
+                for at in np.argsort(-cosine[query], kind="stable")[:NEAREST]
+            ],
+        }
+        for query, bad in chosen
+    ]

@@ -1,0 +1,82 @@
+"""What does the model write for a batch of prompts, and where does it look meanwhile?
+
+One program for a batch: it generates, reads what it wrote once more with probes, and keeps what a page can show: heads
+averaged, the places of written tokens alone, and behind the layers the rollout.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from mmfuse.analysis.rollout import roll_out
+from mmfuse.analysis.trace import looks, trace, written_text
+from mmfuse.inference.generate import generate
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.towers.audio import AudioTower, log_mel, mel_filters
+from mmfuse.training.state import TrainState
+from mmfuse.types import Batch, Tokens
+
+
+class Reading(NamedTuple):
+    """What one program says of a batch: t tokens for each of C prompts of B examples, in M = L + 1 maps each.
+
+    Attributes:
+      ids: up to and with EOS, then PAD.
+      probability: of each written token, given those before it.
+      heat: memory name → attention over its tokens: L fusion layers, then the rollout.
+      tokens: memory name → what these tokens are.
+      spectrogram: of the sounds, or None.
+    """
+
+    ids: Int[Any, "B C t"]
+    probability: Float[Any, "B C t"]
+    heat: dict[str, Float[Any, "M B C t S"]]
+    tokens: dict[str, Tokens]
+    spectrogram: Float[Any, "B frames bands"] | None
+
+    def upright(self, name: str, heat: Float[Any, "S"]) -> Float[Any, "rows columns"] | None:
+        """Heat over the first item of a memory as its picture shows it; None of what is no picture.
+
+        Pictures of sounds have time to the right and pitch upwards; class tokens stand nowhere.
+        """
+        position = self.tokens[name].position
+        if position.shape[-1] != 2:
+            return None
+        rows, columns = (int(position[..., axis].max()) + 1 for axis in range(2))
+        items = position.shape[1] // (rows * columns)
+        first = position.shape[1] // items - rows * columns
+        grid = heat[first : first + rows * columns].reshape(rows, columns)
+        return grid.T[::-1] if name == "audio" else grid
+
+
+def make_reading(merge: Callable[[TrainState], Multimodal], tokens: int) -> Callable[[TrainState, Batch], Reading]:
+    """The program that writes `tokens` tokens at most for each text of the role `prompt`."""
+
+    def read(state, batch):
+        model, prompt = merge(state), batch.text["prompt"]
+        shape = (*prompt.ids.shape[:2], tokens)
+        written = generate(model.single, model.encode(batch), prompt, tokens=tokens)
+        traced = trace(model, batch, written_text(prompt, written))
+        before = jnp.maximum((prompt.segment > 0).sum(axis=-1).reshape(-1, 1) - 1, 0)
+        places = before + jnp.arange(tokens)[None]
+        probability = jnp.exp(jnp.take_along_axis(traced.log_probability, places, axis=1)).reshape(shape)
+        rolled, heat = roll_out(traced), {}
+        for name, by_layer in looks(traced).items():
+            maps = jnp.concatenate([by_layer.mean(axis=2), rolled[name][None]])
+            maps = jnp.take_along_axis(maps, places[None, :, :, None], axis=2)
+            heat[name] = maps.reshape(len(maps), *shape, -1)
+        return Reading(written, probability, heat, traced.tokens, spectrogram(model, batch))
+
+    return read
+
+
+def spectrogram(model: Multimodal, batch: Batch) -> Float[Array, "B frames bands"] | None:
+    """What the audio tower sees of each example's first sound; None where there is none."""
+    tower = model.towers["audio"] if "audio" in batch.signals else None
+    if not isinstance(tower, AudioTower):
+        return None
+    filters = mel_filters(tower.bands, tower.window)
+    return log_mel(batch.signals["audio"].values[:, 0], filters, window=tower.window, hop=tower.hop)

@@ -1,0 +1,91 @@
+"""What a report shows of answers is what a model wrote that writes what it is told, and it is judged rightly."""
+
+import json
+
+import numpy as np
+import pytest
+
+from input_pipeline.sources.scenes.world import SceneObject
+from input_pipeline.streams import Recipe, evaluation_stream
+from input_pipeline.texts import TextSpec
+from mmfuse.analysis.answers import show_answers, split_words, true_boxes
+from mmfuse.analysis.reading import make_reading
+from mmfuse.evaluators.evaluator import Sweep
+from mmfuse.training.sharding import make_mesh
+from mmfuse.types import Caption, Example, Question, Rejected
+from tests import told
+
+PROMPT = "how many circles?"
+HEIGHT, WIDTH = told.IMAGE
+BOX = (0.0, 0.0, WIDTH / 2, HEIGHT / 2)  # the first of two by two patches
+
+
+class Asked:
+    """Five records: a right answer about a thing, a wrong one about none, one bad record, one without picture."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        if index == 2:
+            return Rejected("torn", "2")
+        thing = SceneObject("circle", "red", "small", "solid", (1.0, 1.0), 1.0, BOX)
+        asked = Question(PROMPT, "two", "count") if index else Question(PROMPT, "red  circle", "count", (0,))
+        signals = {} if index == 3 else {"image": np.full((HEIGHT, WIDTH, 3), 40 * index, np.uint8)}
+        return Example(str(index), str(index), signals, questions=(asked,), truth={"objects": (thing,)})
+
+
+@pytest.fixture(scope="module")
+def shown(tokenizer):
+    source = Asked()
+    recipe = Recipe({"image": told.IMAGE}, {"prompt": TextSpec("questions", 1, 17)}, tokenizer)
+    stream = evaluation_stream("test", source, recipe, rows=8)
+    sweep = Sweep(stream, make_reading(told.merge, 7), make_mesh(data=2), workers=0)
+    loaded, read = next(sweep(told.state_that_writes("red circle", tokenizer, after=PROMPT)))
+    return show_answers(loaded, read, source, tokenizer)
+
+
+def test_cards_say_what_was_written_and_whether_it_is_right(shown):
+    assert [card["key"] for card in shown["shown"]] == ["0", "1", "3", "4"]
+    for card, right in zip(shown["shown"], (True, False, False, False), strict=True):
+        (text,) = card["texts"]
+        assert [word["text"] for word in text["words"]] == ["red", "circle"]
+        assert text["prompt"] == PROMPT and text["right"] is right
+        assert text["probability"] > 0.9 and all(word["probability"] > 0.9 for word in text["words"])
+    assert sorted(card["key"] for card in shown["worst"]) == ["1", "3", "4"]
+    json.dumps(shown, allow_nan=False)
+
+
+def test_each_word_has_a_map_of_each_layer_and_the_rollout(shown):
+    first, _, blind, _ = shown["shown"]
+    assert first["memories"].keys() == {"image"} and not blind["memories"]
+    for card, share in ((first, 1), (blind, 0)):
+        for word in card["texts"][0]["words"]:
+            layer, rollout = word["looks"]["image"]
+            assert layer["share"] == pytest.approx(share, abs=1e-6)
+            assert rollout["share"] == pytest.approx(share / 2, abs=1e-6)  # one layer that passes half of the text on
+            assert tuple(layer["grid"]) == (2, 2)
+
+
+def test_the_pointing_game_is_played_where_a_text_is_about_a_thing(shown):
+    assert shown["shown"][0]["texts"][0]["boxes"] == [(0.0, 0.0, 0.5, 0.5)]
+    assert shown["shown"][1]["texts"][0]["boxes"] == []
+    assert shown["pointing"].keys() == {"layer 1", "rollout"}
+    assert {game["games"] for game in shown["pointing"].values()} == {1}
+    assert {game["chance"] for game in shown["pointing"].values()} == {0.25}
+
+
+@pytest.mark.parametrize("text", ["a red circle", "  zwei   Kreise ", "größer — 🙂 !", "", "x"])
+def test_words_have_the_tokens_that_they_are_written_with(tokenizer, text):
+    ids = np.array(tokenizer.encode(text), np.int32)
+    words = split_words(ids, tokenizer)
+    assert [word for word, _ in words] == text.split()
+    for word, at in words:
+        assert word in tokenizer.decode(ids[at])
+
+
+def test_captions_and_records_without_truth_have_no_boxes():
+    image = {"image": np.zeros((4, 6, 3), np.uint8)}
+    assert true_boxes(Caption("red"), Example("0", "0", image, truth={"objects": ()})) == []
+    assert true_boxes(Question("?", "red", "colour"), Example("0", "0", image)) == []
+    assert true_boxes(Question("?", "red", "colour", (0,)), Example("0", "0", {"image": b"jpeg"})) == []
