@@ -6,8 +6,9 @@ pointing at it, or reaching it with the keyboard, lights up where the model look
 
 from typing import Any
 
+from mmfuse.analysis.charts import number
 from mmfuse.analysis.html import Html, join, tag
-from mmfuse.analysis.sections import number
+from mmfuse.analysis.sections import table
 
 OPEN = 2  # ways of retrieval that need no click
 NOUNS = {"image": "picture", "audio": "spectrogram"}
@@ -87,15 +88,12 @@ def pointing_table(pointing: dict[str, dict[str, int | float]]) -> Html:
     played = {layer: game for layer, game in pointing.items() if game["games"]}
     if not played:
         return Html("")
-    head = tag("tr", *(tag("th", text, scope="col") for text in ("map", "hits", "chance", "answers")))
     rows = [
         tag("tr", tag("th", layer, scope="row"), *(tag("td", number(game[key])) for key in ("hits", "chance", "games")))
         for layer, game in played.items()
     ]
-    caption = tag(
-        "caption", "Pointing game: how often the patch looked at most lies on the object that was asked about"
-    )
-    return tag("div", tag("table", caption, tag("thead", head), tag("tbody", *rows)), class_="scroll pointing")
+    caption = "Pointing game: how often the patch looked at most lies on the object that was asked about"
+    return table(caption, ["map", "hits", "chance", "answers"], rows)
 
 
 def neighbour_rows(ways: list[dict[str, Any]]) -> Html:

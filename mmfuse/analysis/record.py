@@ -48,7 +48,8 @@ def read_record(workdir: str | Path, evaluation: str = "") -> Record:
     config, provenance = (_object(folder / f"{name}.json") for name in ("config", "provenance"))
     examples = _object(folder / named(EXAMPLES, evaluation, "json"))
     numbers = json.loads(summary.read_text())
-    return Record(folder.resolve().name, numbers, metrics, timing, steps, config, provenance, examples)
+    name = folder.resolve().name + (f", evaluated as {evaluation}" if evaluation else "")
+    return Record(name, numbers, metrics, timing, steps, config, provenance, examples)
 
 
 def named(what: str, evaluation: str, ending: str) -> str:

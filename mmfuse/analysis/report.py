@@ -18,7 +18,7 @@ from mmfuse.analysis.cards import Looks, answer_cards, neighbour_rows, pointing_
 from mmfuse.analysis.charts import number, run_class
 from mmfuse.analysis.html import Html, data_block, join, tag
 from mmfuse.analysis.record import Record, named, read_record, with_controls
-from mmfuse.analysis.sections import Section, charts, facts, headline_tiles, number_tables, show_section, spoken
+from mmfuse.analysis.sections import Section, charts, facts, headline_tiles, number_tables, show_section, spoken, table
 from mmfuse.training.workdir import flatten
 from mmfuse.types import MmfuseError
 
@@ -98,7 +98,7 @@ def _compared(runs) -> Html:
         cells += [_change(values[0], value) for value in values[1:]]
         rows.append(tag("tr", tag("th", spoken(key), scope="row"), *cells))
     heads = ["number", *runs, *(f"{name} less {first}" for name in list(runs)[1:])]
-    return _table(heads, rows)
+    return table("Every number of the runs, without controls", heads, rows)
 
 
 def _change(before, after) -> Html:
@@ -116,12 +116,7 @@ def _differences(runs) -> Html:
         for key in every
         if len({str(found.get(key, "–")) for found in flat.values()}) > 1
     ]
-    return _table(["setting", *runs], rows) if rows else tag("p", "Nothing.")
-
-
-def _table(heads, rows) -> Html:
-    head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in heads)))
-    return tag("div", tag("table", head, tag("tbody", *rows)), class_="scroll", tabindex="0")
+    return table("Settings", ["setting", *runs], rows) if rows else tag("p", "Nothing.")
 
 
 def page(title: str, top: Html, parts: Sequence[Section], looks: Looks) -> Html:

@@ -1,6 +1,6 @@
 """What stands on a run's page besides its examples: the headlines, all numbers beside their controls, curves, facts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -23,6 +23,13 @@ class Section(NamedTuple):
 def show_section(part: Section) -> Html:
     """A part with a heading that can be linked to."""
     return tag("section", tag("h2", part.title), part.content, id=part.name)
+
+
+def table(caption: str, heads: Sequence[str], rows: Sequence[Html]) -> Html:
+    """A table that scrolls by itself where the page is too narrow for it; heads are texts, or `th` elements."""
+    cells = [head if isinstance(head, Html) else tag("th", head, scope="col") for head in heads]
+    whole = tag("table", tag("caption", caption), tag("thead", tag("tr", *cells)), tag("tbody", *rows))
+    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 def spoken(name: str) -> str:
@@ -60,17 +67,14 @@ def number_tables(record: Record) -> Html:
 
 def _table(group, rows) -> Html:
     controls = [control for control in CONTROLS if any(control in values for values in rows.values())]
-    head = [tag("th", text, scope="col") for text in ("number", "value")]
-    head += [tag("th", control, scope="col", class_=f"control {control}") for control in controls]
+    marked = [tag("th", control, scope="col", class_=f"control {control}") for control in controls]
     body = []
     for name, values in rows.items():
         cells = [tag("td", number(values[control]) if control in values else "–") for control in ("", *controls)]
         body.append(
             tag("tr", tag("th", spoken(name), scope="row"), *cells, tag("td", _scale(name, values), class_="scale"))
         )
-    head.append(tag("th", "of 1", scope="col", class_="scale"))
-    table = tag("table", tag("caption", group), tag("thead", tag("tr", *head)), tag("tbody", *body))
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=f"Numbers of {group}")
+    return table(group, ["number", "value", *marked, tag("th", "of 1", scope="col", class_="scale")], body)
 
 
 def _is_count(name) -> bool:
