@@ -24,7 +24,7 @@ from input_pipeline.tokenizers import Tokenizer
 from mmfuse.analysis import pictures
 from mmfuse.analysis.pointing import Box, Pointed, point, score
 from mmfuse.analysis.reading import Reading
-from mmfuse.types import MODALITIES, PAD, Caption, Example, Question, Rejected
+from mmfuse.types import EOS, MODALITIES, PAD, Caption, Example, Question, Rejected
 
 SHOWN, WORST = 6, 6  # cards
 
@@ -71,14 +71,15 @@ def true_boxes(piece: Piece, example: Example) -> list[Box]:
 
 
 def split_words(ids: Int[np.ndarray, "t"], tokenizer: Tokenizer) -> list[tuple[str, slice]]:
-    """The words of a text, and the tokens with which each of them is written."""
-    ends = [len(tokenizer.decode(ids[: index + 1])) for index in range(len(ids))]
+    """The words of a text, and the tokens with which each of them is written; EOS is part of none."""
+    places = np.flatnonzero(ids > EOS)
+    ends = [len(tokenizer.decode(ids[: place + 1])) for place in places]
     # a token that only completes a character stands where that character does
     spans = [(min(start, end - 1), end) for start, end in zip([0, *ends[:-1]], ends)]
     words = []
     for word in re.finditer(r"\S+", tokenizer.decode(ids)):
         at = [index for index, (start, end) in enumerate(spans) if start < word.end() and end > word.start()]
-        words.append((word.group(), slice(at[0], at[-1] + 1)))
+        words.append((word.group(), slice(places[at[0]], places[at[-1]] + 1)))
     return words
 
 

@@ -12,7 +12,7 @@ from mmfuse.analysis.answers import show_answers, split_words, true_boxes
 from mmfuse.analysis.reading import make_reading
 from mmfuse.evaluators.evaluator import Sweep
 from mmfuse.training.sharding import make_mesh
-from mmfuse.types import Caption, Example, Question, Rejected
+from mmfuse.types import EOS, Caption, Example, Question, Rejected
 from tests import told
 
 PROMPT = "how many circles?"
@@ -78,10 +78,11 @@ def test_the_pointing_game_is_played_where_a_text_is_about_a_thing(shown):
 @pytest.mark.parametrize("text", ["a red circle", "  zwei   Kreise ", "größer — 🙂 !", "", "x"])
 def test_words_have_the_tokens_that_they_are_written_with(tokenizer, text):
     ids = np.array(tokenizer.encode(text), np.int32)
-    words = split_words(ids, tokenizer)
+    words = split_words(np.append(ids, EOS).astype(np.int32), tokenizer)
     assert [word for word, _ in words] == text.split()
     for word, at in words:
         assert word in tokenizer.decode(ids[at])
+        assert at.stop <= len(ids)  # the end of a text is no part of its last word
 
 
 def test_captions_and_records_without_truth_have_no_boxes():
