@@ -16,14 +16,11 @@ import jax
 from ml_collections import ConfigDict
 
 from input_pipeline.collate import collate
-from input_pipeline.streams import evaluation_stream, training_stream
+from input_pipeline.streams import training_stream
 from input_pipeline.tokenizers import Tokenizer, source_texts, train_tokenizer
 from mmfuse import build, build_data
-from mmfuse.analysis.examples import show_examples
-from mmfuse.analysis.record import write_examples
-from mmfuse.analysis.report import report_path, write_report
 from mmfuse.describe import describe_batches, describe_cost, describe_state
-from mmfuse.evaluators.writing import Writing
+from mmfuse.evaluation import Evaluation
 from mmfuse.objectives.cost import count_flops
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.loop import Run, train
@@ -37,7 +34,7 @@ from mmfuse.types import CheckpointError
 from mmfuse.validate import validate
 
 LOGGER = logging.getLogger(__name__)
-TOKENIZER, RESULTS = "tokenizer", "results"  # folders of a workdir
+TOKENIZER = "tokenizer"  # a folder of the workdir
 
 
 class Experiment:
@@ -132,41 +129,9 @@ class Experiment:
         return count_flops((Experiment(plain, self.workdir) if plain else self).traced_step.jaxpr)
 
     @cached_property
-    def evaluators(self) -> dict:
-        """Evaluator name → evaluator."""
-        made = {}
-        for name, config in self.config.evaluators.items():
-            recipe = build_data.make_recipe(config.stream, self.tokenizer)
-            source = build_data.make_source(config.source, config.stream.signals)
-            stream = evaluation_stream(name, source, recipe, rows=config.stream.rows, examples=config.stream.examples)
-            made[name] = build.make_evaluator(
-                config,
-                stream,
-                self.maker.merge,
-                self.mesh,
-                tokenizer=self.tokenizer,
-                workers=self.config.loader.workers,
-            )
-        return made
-
-    def measure(self, state: TrainState, name: str = "") -> dict[str, float]:
-        """The numbers of all evaluators, and how many records could not be used by any of them.
-
-        A number is called evaluator/number, or what the evaluator's `called` says. What was written goes to
-        `results/{evaluator}.json`, or to `results-{name}/` where the evaluation has a name.
-        """
-        numbers, rejected = {}, set()
-        folder = self.workdir / (f"{RESULTS}-{name}" if name else RESULTS)
-        for part, evaluator in self.evaluators.items():
-            found, called = evaluator(state), self.config.evaluators[part].get("called", {})
-            numbers |= {called.get(number, f"{part}/{number}"): value for number, value in found.items()}
-            rejected |= evaluator.sweep.rejected
-            for number in set(called) - set(found):
-                LOGGER.warning("evaluators.%s.called names '%s', which is none of its numbers", part, number)
-            if isinstance(evaluator, Writing) and jax.process_index() == 0:
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / f"{part}.json").write_text(json.dumps(evaluator.results, indent=1))
-        return numbers | {"rejected/total": float(len(rejected))}
+    def evaluation(self) -> Evaluation:
+        """What the run measures."""
+        return Evaluation(self.config, self.workdir, self.tokenizer, self.maker.merge, self.mesh)
 
     def restore(self) -> TrainState:
         """The newest checkpoint's state.
@@ -197,9 +162,9 @@ class Experiment:
             if checkpointer.latest_step() != config.train.steps:
                 self._train(checkpointer, writer)
             last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
-            self._summarize(json.loads(last), "")
-            if not report_path(self.workdir).exists():
-                self._report(checkpointer.restore(self.abstract_state)[0], "")
+            self.evaluation.summarize(json.loads(last))
+            if not self.evaluation.is_reported():
+                self.evaluation.report(checkpointer.restore(self.abstract_state)[0])
         finally:
             writer.close()
             checkpointer.close()
@@ -212,8 +177,8 @@ class Experiment:
           CheckpointError: as `restore`.
         """
         state, name = self.restore(), self.config.eval.name
-        self._summarize({"step": int(state.step), **self.measure(state, name)}, name)
-        self._report(state, name)
+        self.evaluation.summarize({"step": int(state.step), **self.evaluation.measure(state, name)}, name)
+        self.evaluation.report(state, name)
 
     def describe(self) -> None:
         """Prints what the run would be: parameters, FLOPs, memory, a batch. Allocates nothing, and writes nothing."""
@@ -229,7 +194,7 @@ class Experiment:
             writer.rewind(int(state.step))
             step = compiling.result()
         rows = sum(stream.rows for stream in self.config.streams.values())
-        run = Run(step, self.streams, self.measure, self.mesh, checkpointer, writer, self.flops, rows)
+        run = Run(step, self.streams, self.evaluation.measure, self.mesh, checkpointer, writer, self.flops, rows)
         often = {"evaluate_every": self.config.train.evaluate_every, "log_every": self.config.log_every}
         train(run, state, tally, steps=self.config.train.steps, **often, **self.config.loader)
 
@@ -249,20 +214,6 @@ class Experiment:
         LOGGER.info("going on from step %d of %s", step, self.workdir)
         state, position = checkpointer.restore(self.abstract_state, step)
         return state, Counter(position["tally"])
-
-    def _summarize(self, numbers: dict[str, float], name: str) -> None:
-        text, path = json.dumps(numbers, indent=2), self.workdir / (f"summary-{name}.json" if name else "summary.json")
-        path.write_text(text + "\n")
-        LOGGER.info("%s\nwritten to %s", text, path)
-
-    def _report(self, state: TrainState, name: str) -> None:
-        configs = self.config.evaluators.items()
-        sources = {name: build.make_source(config.source, config.stream.signals) for name, config in configs}
-        tokens = {name: config.tokens for name, config in configs if "tokens" in config}
-        shown = show_examples(state, self.evaluators, sources, tokens, self.maker.merge, self.mesh)
-        if jax.process_index() == 0:
-            write_examples(self.workdir, shown, name)
-            LOGGER.info("look at %s", write_report(self.workdir, name))
 
 
 def _without_remat(config: ConfigDict) -> ConfigDict | None:

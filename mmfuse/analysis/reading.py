@@ -58,7 +58,7 @@ def make_reading(merge: Callable[[TrainState], Multimodal], tokens: int) -> Call
     def read(state, batch):
         model, prompt = merge(state), batch.text["prompt"]
         shape = (*prompt.ids.shape[:2], tokens)
-        written = generate(model.single, model.encode(batch), prompt, tokens=tokens)
+        written = generate(model.single, model.encode(batch), prompt, tokens=tokens).ids
         traced = trace(model, batch, written_text(prompt, written))
         before = jnp.maximum((prompt.segment > 0).sum(axis=-1).reshape(-1, 1) - 1, 0)
         places = before + jnp.arange(tokens)[None]

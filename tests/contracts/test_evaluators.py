@@ -31,7 +31,7 @@ def state(experiment):
 @pytest.fixture(scope="module")
 def once(experiment, state):
     """What each evaluator says at first."""
-    return {name: evaluator(state) for name, evaluator in experiment.evaluators.items()}
+    return {name: evaluator(state) for name, evaluator in experiment.evaluation.evaluators.items()}
 
 
 def test_every_kind_of_evaluator_is_tested():
@@ -40,7 +40,7 @@ def test_every_kind_of_evaluator_is_tested():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_returns_finite_numbers_by_name(experiment, once, name):
-    assert isinstance(experiment.evaluators[name], Evaluator)
+    assert isinstance(experiment.evaluation.evaluators[name], Evaluator)
     assert 0 <= once[name]["rejected"] < CONFIG.evaluators[name].stream.examples
     for key, value in once[name].items():
         assert isinstance(key, str) and isinstance(value, numbers.Real) and math.isfinite(value), key
@@ -49,7 +49,7 @@ def test_it_returns_finite_numbers_by_name(experiment, once, name):
 @pytest.fixture(scope="module")
 def measured(experiment, state, once):
     """What all of them say after that, under the names of a summary."""
-    return experiment.measure(state, "again")
+    return experiment.evaluation.measure(state, "again")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,7 +66,7 @@ def test_what_is_written_can_be_read_again(experiment, measured, once, name):
     assert path.exists() == (CONFIG.evaluators[name].kind in keys)
     if path.exists():
         results = json.loads(path.read_text())
-        assert results == experiment.evaluators[name].results
+        assert results == experiment.evaluation.evaluators[name].results
         assert {frozenset(result) for result in results} == {frozenset(keys[CONFIG.evaluators[name].kind])}
         assert len(results) == once[name]["questions" if "questions" in once[name] else "candidates"]
 
@@ -74,7 +74,7 @@ def test_what_is_written_can_be_read_again(experiment, measured, once, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_holes_in_the_stream_change_nothing(experiment, state, once, name):
     """The same records in order, with a batch of nothing but holes between them."""
-    evaluator, config = experiment.evaluators[name], CONFIG.evaluators[name].stream
+    evaluator, config = experiment.evaluation.evaluators[name], CONFIG.evaluators[name].stream
     nothing = collate([], config.rows, dict(config.signals), make_text_specs(config))
     whole = evaluator.sweep.stream
     evaluator.sweep.stream = [whole[0], nothing, *(whole[step] for step in range(1, len(whole)))]

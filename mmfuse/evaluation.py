@@ -1,0 +1,103 @@
+"""What does a run measure, and where can a person read it?
+
+Numbers go to `summary.json`, what was written to `results/`, and both with examples into `report.html`. An evaluation
+that has a name, on other data or under other conditions, has its own: `summary-{name}.json`, and so on.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from input_pipeline.sources.contract import Source
+from input_pipeline.streams import evaluation_stream
+from input_pipeline.tokenizers import Tokenizer
+from mmfuse import build, build_data
+from mmfuse.analysis.examples import show_examples
+from mmfuse.analysis.record import write_examples
+from mmfuse.analysis.report import report_path, write_report
+from mmfuse.evaluators.evaluator import Evaluator
+from mmfuse.evaluators.writing import Writing
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.training.state import TrainState
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Evaluation:
+    """The evaluators of a config, and what they leave in a workdir."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        tokenizer: Tokenizer,
+        merge: Callable[[TrainState], Multimodal],
+        mesh: Mesh,
+    ):
+        """Args: the run's config, folder, tokenizer, what makes a model of its state, and mesh."""
+        self.config, self.workdir, self.tokenizer, self.merge, self.mesh = config, workdir, tokenizer, merge, mesh
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """Evaluator name → the records it looks at."""
+        configs = self.config.evaluators.items()
+        return {name: build_data.make_source(config.source, config.stream.signals) for name, config in configs}
+
+    @cached_property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """Evaluator name → evaluator."""
+        made = {}
+        for name, config in self.config.evaluators.items():
+            recipe, sizes = build_data.make_recipe(config.stream, self.tokenizer), config.stream
+            stream = evaluation_stream(name, self.sources[name], recipe, rows=sizes.rows, examples=sizes.examples)
+            own = {"tokenizer": self.tokenizer, "workers": self.config.loader.workers}
+            made[name] = build.make_evaluator(config, stream, self.merge, self.mesh, **own)
+        return made
+
+    def measure(self, state: TrainState, name: str = "") -> dict[str, float]:
+        """The numbers of all evaluators, and how many records could not be used by any of them.
+
+        A number is called evaluator/number, or what the evaluator's `called` says. What was written goes to
+        `results/{evaluator}.json`.
+        """
+        numbers, rejected = {}, set()
+        folder = self.workdir / _named("results", name)
+        for part, evaluator in self.evaluators.items():
+            found, called = evaluator(state), self.config.evaluators[part].get("called", {})
+            numbers |= {called.get(number, f"{part}/{number}"): value for number, value in found.items()}
+            rejected |= evaluator.sweep.rejected
+            for number in set(called) - set(found):
+                LOGGER.warning("evaluators.%s.called names '%s', which is none of its numbers", part, number)
+            if isinstance(evaluator, Writing) and jax.process_index() == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{part}.json").write_text(json.dumps(evaluator.results, indent=1))
+        return numbers | {"rejected/total": float(len(rejected))}
+
+    def summarize(self, numbers: dict[str, float], name: str = "") -> None:
+        """Writes `summary.json`."""
+        text, path = json.dumps(numbers, indent=2), self.workdir / f"{_named('summary', name)}.json"
+        if jax.process_index() == 0:
+            path.write_text(text + "\n")
+            LOGGER.info("%s\nwritten to %s", text, path)
+
+    def is_reported(self, name: str = "") -> bool:
+        """Whether `report.html` is there."""
+        return report_path(self.workdir, name).exists()
+
+    def report(self, state: TrainState, name: str = "") -> None:
+        """Writes `report.html`, with examples of every evaluator."""
+        tokens = {part: config.tokens for part, config in self.config.evaluators.items() if "tokens" in config}
+        shown = show_examples(state, self.evaluators, self.sources, tokens, self.merge, self.mesh)
+        if jax.process_index() == 0:
+            write_examples(self.workdir, shown, name)
+            LOGGER.info("look at %s", write_report(self.workdir, name))
+
+
+def _named(what, name):
+    return f"{what}-{name}" if name else what
