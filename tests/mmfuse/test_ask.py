@@ -107,9 +107,9 @@ def test_an_answer_is_that_of_an_evaluation(folder, experiment, stream, caplog):
     evaluator = build.make_evaluator(
         settings, stream, experiment.maker.merge, experiment.mesh, tokenizer=experiment.tokenizer, workers=0
     )
-    ((_, answer, _),) = evaluator.written(experiment.restore(), Question)
+    (written,) = evaluator.written(experiment.restore(), Question)
     said, numbers = found.split("\n")
-    assert said.removesuffix(" …") == (" ".join(answer.split()) or "(nothing)")
+    assert said.removesuffix(" …") == (" ".join(written.text.split()) or "(nothing)")
     assert re.match(r"probability [\d.e-]+: ", numbers)
 
 
