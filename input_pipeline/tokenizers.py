@@ -23,6 +23,11 @@ from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.text import clean_text, is_unicode
 from mmfuse.types import BOS, EOS, PAD, ConfigError, DataError, Rejected
 
+# Merges stay within these pieces. They are GPT-2's, but words keep their marks and joiners: there every vowel sign of
+# Hindi cuts its word.
+LETTERS = r"\p{L}\p{M}\u200c\u200d"
+WORDS = rf"'(?:[sdmt]|ll|ve|re)| ?[{LETTERS}]+| ?\p{{N}}+| ?[^\s\p{{N}}{LETTERS}]+|\s+(?!\S)|\s+"
+
 CONTROLS = len((PAD, BOS, EOS))
 MIN_VOCAB_SIZE = CONTROLS + 256
 
@@ -86,7 +91,9 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     if vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(f"vocab_size is {vocab_size}: {CONTROLS} control ids and 256 bytes need {MIN_VOCAB_SIZE}.")
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - CONTROLS,

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 
 from input_pipeline.sources.digits import CAPTIONS, Digits
-from input_pipeline.tokenizers import Tokenizer, source_texts, train_tokenizer
+from input_pipeline.tokenizers import WORDS, Tokenizer, source_texts, train_tokenizer
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import BOS, EOS, PAD, Caption, ConfigError, DataError, Example, Question, Rejected
 
@@ -62,6 +63,19 @@ def test_bytes_come_first_and_merges_shorten(tokenizer):
     assert len(untrained.encode("手写")) == 6
     length = sum(len(tokenizer.encode(text)) for text in TEXTS)
     assert length < 0.35 * sum(len(text.encode()) for text in TEXTS)
+
+
+@pytest.mark.parametrize("word", ["हिन्दी", "தமிழ்", "ภาษาไทย", "می\u200cروم", "naïve"])
+def test_a_word_with_marks_can_become_one_token(word):
+    tokenizer = train_tokenizer([f"{word} {word}"] * 3, vocab_size=400)
+    assert len(tokenizer.encode(word)) == 1 and len(tokenizer.encode(f"{word} {word}")) == 2
+
+
+def test_words_of_english_are_cut_as_gpt_2_cuts_them():
+    text = "It's 24 o'clock,  we'll go... \n\n (don't) x²+y=10  "
+    ours, theirs = Regex(WORDS), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    cut = pre_tokenizers.Split(ours, behavior="isolated").pre_tokenize_str(text)
+    assert [span for _, span in cut] == [span for _, span in theirs.pre_tokenize_str(text)]
 
 
 def test_same_texts_same_tokenizer_in_any_order(tokenizer):
