@@ -24,7 +24,7 @@ def loaded():
     origin = np.stack([np.zeros(ROWS, np.int32), np.array([10, 11, -1, 13], np.int32)], axis=1)
     batch = Batch({"image": image}, {"caption": Text(zeros, zeros, zeros)}, valid, np.array([7, 8, 0, 9]), origin)
     pieces = [{"caption": [Caption("a"), Caption("b")]}, {"caption": [Caption("c")]}, {}, {"caption": [Caption("d")]}]
-    return Loaded(batch, None, pieces, [])
+    return Loaded(batch, None, pieces, [], [None] * ROWS)
 
 
 @pytest.fixture
