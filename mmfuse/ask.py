@@ -22,11 +22,13 @@ from input_pipeline.streams import FITS, Recipe
 from input_pipeline.tokenizers import Tokenizer
 from input_pipeline.transforms import BadRecord
 from mmfuse import build_data
+from mmfuse.analysis.answers import split_words
+from mmfuse.evaluators.answering import one_spaced
 from mmfuse.experiment import Experiment
 from mmfuse.inference.decoding import Decoding, make_decoding, write_texts
 from mmfuse.training.sharding import batch_shards, place, replicated
 from mmfuse.training.workdir import check_claimed
-from mmfuse.types import EOS, PAD, Caption, ConfigError, DataError, Question
+from mmfuse.types import EOS, Caption, ConfigError, DataError, Question
 
 LANGUAGE = re.compile(r"\s*[A-Za-z]{2,3}([-_]\w+)*\s*:\s*")
 
@@ -131,16 +133,9 @@ def load_example(wish: Wish, files: Mapping[str, str], tokenizer: Tokenizer, *, 
 
 def in_words(ids: Int[np.ndarray, "t"], log_prob: Float[np.ndarray, "t"], tokenizer: Tokenizer) -> str:
     """Two lines: the text, and the probability of the whole and of each word, which is that of its tokens together."""
-    words: list[tuple[list[int], float]] = []
-    for token, likely in zip(ids.tolist(), log_prob.tolist()):
-        if token in (EOS, PAD):
-            break
-        if not words or tokenizer.decode([token]).startswith(" "):
-            words.append(([], 0.0))
-        words[-1] = [*words[-1][0], token], words[-1][1] + likely
-    said = [(" ".join(tokenizer.decode(word).split()), likely) for word, likely in words]
+    said = [(word, log_prob[at].sum()) for word, at in split_words(ids, tokenizer)]
     said += [("(end)", likely) for token, likely in zip(ids, log_prob) if token == EOS]
-    text = " ".join(tokenizer.decode(ids).split()) or "(nothing)"
+    text = one_spaced(tokenizer.decode(ids)) or "(nothing)"
     each = ", ".join(f"{word} {np.exp(likely):.2g}" for word, likely in said)
     return f"{text}{'' if EOS in ids else ' …'}\nprobability {np.exp(log_prob.sum()):.2g}: {each}"
 

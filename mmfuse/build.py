@@ -34,7 +34,7 @@ from mmfuse.objectives.generation import Generation
 from mmfuse.stack.block import SelfBlock
 from mmfuse.stack.stack import Segment, Stack
 from mmfuse.towers.audio import AudioTower
-from mmfuse.towers.convnet import ConvNet
+from mmfuse.towers.convnet import ConvNet, reach
 from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, FlatPool, LastPool, MeanPool
 from mmfuse.towers.text import TextTower
 from mmfuse.towers.vit import ViT
@@ -158,8 +158,8 @@ def _text_tower(config, vocabulary, dtype, rngs):
 
 def _convnet(config, vocabulary, dtype, rngs):
     norm = lookup(NORMS, config.norm, "norm")
-    reach = [patch << (len(config.blocks) - 1) for patch in config.patch]  # each later stage halves the resolution
-    pool = _pool(config, math.prod(size // step for size, step in zip(config.image, reach)), dtype, rngs)
+    sides = zip(config.image, reach(config.patch, config.blocks))
+    pool = _pool(config, math.prod(size // step for size, step in sides), dtype, rngs)
     return ConvNet(config.width, config.blocks, norm, pool, patch=config.patch, dtype=dtype, rngs=rngs)
 
 

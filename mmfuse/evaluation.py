@@ -19,7 +19,7 @@ from input_pipeline.streams import evaluation_stream
 from input_pipeline.tokenizers import Tokenizer
 from mmfuse import build, build_data
 from mmfuse.analysis.examples import show_examples
-from mmfuse.analysis.record import write_examples
+from mmfuse.analysis.record import named, write_examples
 from mmfuse.analysis.report import report_path, write_report
 from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.evaluators.writing import Writing
@@ -67,7 +67,7 @@ class Evaluation:
         `results/{evaluator}.json`.
         """
         numbers, rejected = {}, set()
-        folder = self.workdir / _named("results", name)
+        folder = self.workdir / named("results", name)
         for part, evaluator in self.evaluators.items():
             found, called = evaluator(state), self.config.evaluators[part].get("called", {})
             numbers |= {called.get(number, f"{part}/{number}"): value for number, value in found.items()}
@@ -81,7 +81,7 @@ class Evaluation:
 
     def summarize(self, numbers: dict[str, float], name: str = "") -> None:
         """Writes `summary.json`."""
-        text, path = json.dumps(numbers, indent=2), self.workdir / f"{_named('summary', name)}.json"
+        text, path = json.dumps(numbers, indent=2), self.workdir / named("summary", name, ".json")
         if jax.process_index() == 0:
             path.write_text(text + "\n")
             LOGGER.info("%s\nwritten to %s", text, path)
@@ -92,12 +92,7 @@ class Evaluation:
 
     def report(self, state: TrainState, name: str = "") -> None:
         """Writes `report.html`, with examples of every evaluator."""
-        tokens = {part: config.tokens for part, config in self.config.evaluators.items() if "tokens" in config}
-        shown = show_examples(state, self.evaluators, self.sources, tokens, self.merge, self.mesh)
+        shown = show_examples(state, self.evaluators, self.sources, self.merge, self.mesh)
         if jax.process_index() == 0:
             write_examples(self.workdir, shown, name)
             LOGGER.info("look at %s", write_report(self.workdir, name))
-
-
-def _named(what, name):
-    return f"{what}-{name}" if name else what

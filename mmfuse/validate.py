@@ -18,6 +18,7 @@ from input_pipeline.texts import LEAST_LENGTH, check_spec
 from mmfuse import build, build_data
 from mmfuse.evaluators.classification import check_classes
 from mmfuse.inference.decoding import make_decoding
+from mmfuse.towers.convnet import reach
 from mmfuse.training.workdir import flatten
 from mmfuse.types import ConfigError
 
@@ -138,10 +139,10 @@ def _check_convnet(name, tower):
         tower.width % shrink == 0,
         f"{name}.width={tower.width} does not halve {len(tower.blocks) - 1} times: make it a multiple of {shrink}.",
     )
-    reach = tuple(side * shrink for side in tower.patch)
+    least = reach(tower.patch, tower.blocks)
     _require(
-        all(side % least == 0 for side, least in zip(tower.image, reach)),
-        f"{name}.image={tuple(tower.image)} does not divide by {reach}, what a token stands for.",
+        all(side % step == 0 for side, step in zip(tower.image, least)),
+        f"{name}.image={tuple(tower.image)} does not divide by {least}, what a token stands for.",
     )
 
 

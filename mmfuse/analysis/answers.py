@@ -24,6 +24,7 @@ from input_pipeline.tokenizers import Tokenizer
 from mmfuse.analysis import pictures
 from mmfuse.analysis.pointing import Box, Pointed, point, score
 from mmfuse.analysis.reading import Reading
+from mmfuse.evaluators.answering import one_spaced
 from mmfuse.types import EOS, MODALITIES, PAD, Caption, Example, Question, Rejected
 
 SHOWN, WORST = 6, 6  # cards
@@ -113,7 +114,7 @@ def _text(read, row, place, piece, targets, tokenizer) -> dict[str, Any]:
     if isinstance(piece, Caption):
         same = [target.text for target in targets if target.language == piece.language]
         return {**text, "expected": same or [piece.text], "right": None}
-    return {**text, "expected": [piece.answer], "right": tokenizer.decode(ids).split() == piece.answer.split()}
+    return {**text, "expected": [piece.answer], "right": one_spaced(tokenizer.decode(ids)) == one_spaced(piece.answer)}
 
 
 def _heat(read, name, row, place, at):

@@ -23,7 +23,6 @@ def show_examples(
     state: TrainState,
     evaluators: Mapping[str, Evaluator],
     sources: Mapping[str, Source],
-    tokens: Mapping[str, int],
     merge: Callable[[TrainState], Multimodal],
     mesh: Mesh,
 ) -> dict[str, Any]:
@@ -33,19 +32,17 @@ def show_examples(
       state, merge, mesh: the model.
       evaluators: by name.
       sources: evaluator name → the source of its stream.
-      tokens: evaluator name → the longest text, of those that write.
     """
     shown = {}
     for name, evaluator in evaluators.items():
         stream = evaluator.sweep.stream
         if isinstance(evaluator, Writing):
-            loaded, read = _first(Sweep(stream, make_reading(merge, tokens[name]), mesh, workers=0), state)
+            loaded, read = _first(Sweep(stream, make_reading(merge, evaluator.tokens), mesh, workers=0), state)
             shown[name] = {"answers": show_answers(loaded, read, sources[name], evaluator.tokenizer)}
         elif isinstance(evaluator, Retrieval):
-            between = [tuple(pair) for pair in evaluator.between]
-            embed = make_embedding(merge, sorted({side for pair in between for side in pair}))
+            embed = make_embedding(merge, evaluator.names)
             loaded, embedded = _first(Sweep(stream, embed, mesh, workers=0), state)
-            shown[name] = {"neighbours": show_neighbours(loaded, embedded, between)}
+            shown[name] = {"neighbours": show_neighbours(loaded, embedded, evaluator.between)}
     return shown
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from input_pipeline.collate import Loaded
 from mmfuse.analysis import pictures
 from mmfuse.analysis.reading import spectrogram
+from mmfuse.evaluators.ranking import wrong_before
 from mmfuse.models.memory import present
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
@@ -88,14 +89,13 @@ def _queries(loaded, queries, candidates) -> list[dict[str, Any]]:
     concept = loaded.batch.concept
     right = concept[queries.row][:, None] == concept[candidates.row][None]
     asked = np.flatnonzero(right.any(axis=1))
-    best = np.where(right, cosine, -np.inf).max(axis=1, keepdims=True)
-    rank = 1 + (~right & (cosine >= best)).sum(axis=1)
-    worst = [query for query in asked[np.argsort(-rank[asked], kind="stable")] if rank[query] > 1][:WORST]
+    place = {query: 1 + int(wrong_before(cosine[query], right[query])[0]) for query in asked}
+    worst = [query for query in sorted(asked, key=lambda query: -place[query]) if place[query] > 1][:WORST]
     chosen = [*[(query, False) for query in asked[:FIRST]], *[(query, True) for query in worst]]
     return [
         {
             "item": queries.items[query],
-            "rank": int(rank[query]),
+            "rank": place[query],
             "worst": bad,
             "found": [
                 {"item": candidates.items[at], "cosine": float(cosine[query, at]), "right": bool(right[query, at])}

@@ -15,7 +15,7 @@ from mmfuse.analysis.rollout import roll_out
 from mmfuse.analysis.trace import looks, trace, written_text
 from mmfuse.inference.generate import generate
 from mmfuse.models.multimodal import Multimodal
-from mmfuse.towers.audio import AudioTower, log_mel, mel_filters
+from mmfuse.towers.audio import AudioTower
 from mmfuse.training.state import TrainState
 from mmfuse.types import Batch, Tokens
 
@@ -58,17 +58,16 @@ def make_reading(merge: Callable[[TrainState], Multimodal], tokens: int) -> Call
     def read(state, batch):
         model, prompt = merge(state), batch.text["prompt"]
         shape = (*prompt.ids.shape[:2], tokens)
-        written = generate(model.single, model.encode(batch), prompt, tokens=tokens).ids
-        traced = trace(model, batch, written_text(prompt, written))
+        written = generate(model.single, model.encode(batch), prompt, tokens=tokens)
+        traced = trace(model, batch, written_text(prompt, written.ids))
         before = jnp.maximum((prompt.segment > 0).sum(axis=-1).reshape(-1, 1) - 1, 0)
         places = before + jnp.arange(tokens)[None]
-        probability = jnp.exp(jnp.take_along_axis(traced.log_probability, places, axis=1)).reshape(shape)
         rolled, heat = roll_out(traced), {}
         for name, by_layer in looks(traced).items():
             maps = jnp.concatenate([by_layer.mean(axis=2), rolled[name][None]])
             maps = jnp.take_along_axis(maps, places[None, :, :, None], axis=2)
             heat[name] = maps.reshape(len(maps), *shape, -1)
-        return Reading(written, probability, heat, traced.tokens, spectrogram(model, batch))
+        return Reading(written.ids, jnp.exp(written.log_prob), heat, traced.tokens, spectrogram(model, batch))
 
     return read
 
@@ -78,5 +77,4 @@ def spectrogram(model: Multimodal, batch: Batch) -> Float[Array, "B frames bands
     tower = model.towers["audio"] if "audio" in batch.signals else None
     if not isinstance(tower, AudioTower):
         return None
-    filters = mel_filters(tower.bands, tower.window)
-    return log_mel(batch.signals["audio"].values[:, 0], filters, window=tower.window, hop=tower.hop)
+    return tower.spectrogram(batch.signals["audio"].values[:, 0])

@@ -41,25 +41,25 @@ def read_record(workdir: str | Path, evaluation: str = "") -> Record:
       CheckpointError: there is no summary: nothing was evaluated there.
     """
     folder = Path(workdir)
-    summary = folder / named("summary", evaluation, "json")
+    summary = folder / named("summary", evaluation, ".json")
     if not summary.exists():
         raise CheckpointError(f"{summary} is missing: train the run to its end, or evaluate it with --mode=evaluate.")
     metrics, timing, steps = (_lines(folder / f"{name}.jsonl") for name in ("metrics", "timing", "evaluation"))
     config, provenance = (_object(folder / f"{name}.json") for name in ("config", "provenance"))
-    examples = _object(folder / named(EXAMPLES, evaluation, "json"))
+    examples = _object(folder / named(EXAMPLES, evaluation, ".json"))
     numbers = json.loads(summary.read_text())
     name = folder.resolve().name + (f", evaluated as {evaluation}" if evaluation else "")
     return Record(name, numbers, metrics, timing, steps, config, provenance, examples)
 
 
-def named(what: str, evaluation: str, ending: str) -> str:
-    """The name of a file that an evaluation writes: `report.html`, or `report-{evaluation}.html`."""
-    return f"{what}-{evaluation}.{ending}" if evaluation else f"{what}.{ending}"
+def named(what: str, evaluation: str, ending: str = "") -> str:
+    """The name of what an evaluation writes: `report.html`, or `report-{evaluation}.html`; folders have no ending."""
+    return f"{what}-{evaluation}{ending}" if evaluation else f"{what}{ending}"
 
 
 def write_examples(workdir: str | Path, examples: dict[str, Any], evaluation: str = "") -> None:
     """Writes examples that were looked at where `read_record` finds them."""
-    path = Path(workdir) / named(EXAMPLES, evaluation, "json")
+    path = Path(workdir) / named(EXAMPLES, evaluation, ".json")
     path.write_text(json.dumps(examples, allow_nan=False) + "\n")
 
 

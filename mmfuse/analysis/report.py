@@ -38,7 +38,7 @@ def write_report(workdir: str | Path, evaluation: str = "") -> Path:
 
 def report_path(workdir: str | Path, evaluation: str = "") -> Path:
     """Where the page of a run, or of one of its evaluations, stands."""
-    return Path(workdir) / named("report", evaluation, "html")
+    return Path(workdir) / named("report", evaluation, ".html")
 
 
 def run_page(record: Record) -> Html:

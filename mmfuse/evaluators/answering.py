@@ -31,13 +31,13 @@ class Answering(Writing):
         over those of a type. An answer's probability, by which calibration is measured, is that of all its tokens.
         """
         found = list(self.written(state, Question))
-        self.results = [{"question_id": _id(written), "answer": _one_spaced(written.text)} for written in found]
+        self.results = [{"question_id": _id(written), "answer": one_spaced(written.text)} for written in found]
         counts = {"questions": float(len(found)), "rejected": float(len(self.sweep.rejected))}
         if not found:
             return counts
         kinds = np.array([written.prompt.kind for written in found], object)
         texts = [(written.prompt.answer, written.text, written.blind) for written in found]
-        truth, said, blind = np.array([[_one_spaced(text) for text in its] for its in texts], object).T
+        truth, said, blind = np.array([[one_spaced(text) for text in its] for its in texts], object).T
         right = {
             "accuracy": said == truth,
             "accuracy_blind": blind == truth,
@@ -77,5 +77,6 @@ def _answers(kinds: Iterable[str], truth: Iterable[str]) -> dict[str, Counter]:
     return answers
 
 
-def _one_spaced(text: str) -> str:
+def one_spaced(text: str) -> str:
+    """The text by which answers are compared: a run of white space is one space, and there is none at the ends."""
     return " ".join(text.split())

@@ -3,9 +3,8 @@
 Candidates are ranked for each query by the product of their unit embeddings. What is counted is how many wrong ones
 stand before each right one; recall@K and average precision are functions of these counts, and beside both stands what a
 random order would reach. Ranks are counted for a chunk of queries at a time, so that memory is linear in their number:
-a million queries among a million candidates, 256 at a time, need 1.3 GB for a block of scores and of
-what is right; the full matrix would be
-4 TB.
+a million queries among a million candidates, 256 at a time, need 1.3 GB for a block of scores and of what is right; the
+full matrix would be 4 TB.
 """
 
 from collections.abc import Callable

@@ -60,7 +60,7 @@ class Writing:
         decoding: Mapping[str, Any] = {},  # read, never written
     ):
         """Args: `tokens` the longest text; `tokenizer` reads what is written; `decoding` how, see `Decoding`."""
-        self.tokenizer, settings = tokenizer, make_decoding(decoding)
+        self.tokenizer, self.tokens, settings = tokenizer, tokens, make_decoding(decoding)
         self.results: list[dict[str, str]] = []
 
         def write(state, batch):

@@ -66,7 +66,9 @@ class AudioTower(nnx.Module):
 
     def __call__(self, values: Float[Array, "B f"], size: Int[Array, "B 1"], probe: dict | None = None) -> TowerOutput:
         """Reads waveforms in [−1, 1], of which the first `size` samples are valid."""
-        filters = mel_filters(self.bands, self.window)
-        spectrogram = log_mel(values, filters, window=self.window, hop=self.hop)
         extent = jnp.concatenate([-(-size // self.hop), jnp.full_like(size, self.bands)], axis=1)
-        return self.vit(spectrogram[..., None], extent, probe=probe)
+        return self.vit(self.spectrogram(values)[..., None], extent, probe=probe)
+
+    def spectrogram(self, values: Float[Array, "B f"]) -> Float[Array, "B frames bands"]:
+        """What the transformer reads."""
+        return log_mel(values, mel_filters(self.bands, self.window), window=self.window, hop=self.hop)

@@ -10,7 +10,6 @@ et al. 2022, arXiv 2201.03545.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -61,6 +60,11 @@ class ResidualBlock(nnx.Module):
         return jnp.where(after, shortcut + h, 0)
 
 
+def reach(patch: Sequence[int], blocks: Sequence[int]) -> tuple[int, ...]:
+    """Height and width in pixels that a token stands for: each stage after the first has half the resolution."""
+    return tuple(side << (len(blocks) - 1) for side in patch)
+
+
 class ConvNet(nnx.Module):
     """A residual network over patches."""
 
@@ -101,12 +105,7 @@ class ConvNet(nnx.Module):
                 made.append(ResidualBlock(now, then, stride, norm, dtype=dtype, rngs=rngs))
                 now = then
         self.blocks, self.norm, self.pool = nnx.List(made), norm(width), pool
-
-    @property
-    def reach(self) -> tuple[int, int]:
-        """Height and width in pixels that a token stands for."""
-        stride = math.prod(block.stride for block in self.blocks)
-        return self.patch[0] * stride, self.patch[1] * stride
+        self.reach = reach(patch, blocks)
 
     def __call__(
         self, values: Num[Array, "B h w c"], size: Int[Array, "B 2"], probe: dict | None = None

@@ -8,22 +8,9 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from mmfuse.evaluators.ranking import average_precision, chance_precision, chance_recall, rank, wrong_before
+from tests.ranks import sorted_ranks, unit
 
 WIDTH = 5
-
-
-def unit(random, *shape):
-    drawn = random.standard_normal(shape)
-    return (drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def sorted_ranks(queries, candidates, right):
-    """The place of the first right candidate in a sort by score in which wrong ones come first where scores tie."""
-    found = []
-    for query, its in zip(queries, right):
-        order = sorted(range(len(candidates)), key=lambda i: (-float(query @ candidates[i]), its[i]))
-        found.append(next(place for place, i in enumerate(order) if its[i]))
-    return found
 
 
 @pytest.fixture

@@ -14,22 +14,9 @@ from mmfuse.models.memory import Memory
 from mmfuse.training.sharding import make_mesh
 from mmfuse.training.state import TrainState
 from mmfuse.types import Caption, Rejected
+from tests.ranks import sorted_ranks, unit
 
 WIDTH, CAPTIONS = 5, 2
-
-
-def unit(random, *shape):
-    drawn = random.standard_normal(shape)
-    return (drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def sorted_ranks(queries, candidates, right):
-    """The place of the first right candidate in a sort by score in which wrong ones come first where scores tie."""
-    found = []
-    for query, its in zip(queries, right):
-        order = sorted(range(len(candidates)), key=lambda i: (-float(query @ candidates[i]), its[i]))
-        found.append(next(place for place, i in enumerate(order) if its[i]))
-    return found
 
 
 class Looked:
