@@ -3,8 +3,9 @@
 JPEG, PNG and WEBP, whatever they hold (grey, palette, 16 bits, CMYK, alpha, several frames), become RGB with 8 bits,
 upright, the first frame. The header is checked before anything is decoded. Colour profiles are not applied.
 
-Pillow decodes. OpenCV is a tenth faster on JPEG, but drops alpha and takes damaged files for good ones: of 300 JPEGs
-with random bytes in place of 4 KiB it takes 300, Pillow 27. Both refuse all that are cut, and few with a flipped bit.
+Pillow reads the header and decodes, but for a JPEG that simplejpeg finds no fault with: the same pixels of the same
+libjpeg, in two thirds of the time. What it finds fault with Pillow decides on, since cameras write odd files. OpenCV
+takes damaged files for good ones: of 300 JPEGs with random bytes in place of 4 KiB all, Pillow 18, simplejpeg none.
 """
 
 import io
@@ -12,9 +13,11 @@ import itertools
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import cv2
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -69,7 +72,9 @@ def decode_image(
         orientation = _orientation(image)
         if at_least:
             image.draft(None, at_least if orientation in SIDEWAYS else at_least[::-1])
-        pixels = _to_rgb(image)
+        pixels = _sound_jpeg(data, image)
+        if pixels is None:
+            pixels = _to_rgb(image)
     # Damaged files make Pillow raise nearly anything: OSError, SyntaxError, ValueError, EOFError, struct.error, …
     except Exception:
         raise BadRecord("damaged image") from None
@@ -158,6 +163,14 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:
         return 1  # damaged EXIF data say nothing of the pixels
+
+
+def _sound_jpeg(data: bytes, image: Image.Image) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Decodes a JPEG to the size that `image` has been drafted to; None of another file, or one with any fault."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    with suppress(ValueError):
+        return simplejpeg.decode_jpeg(data, "RGB", min_height=image.height, min_width=image.width)
 
 
 def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -7,6 +7,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -138,6 +139,28 @@ def test_a_jpeg_is_no_smaller_than_what_is_needed(at_least, factor, orientation)
     stored = np.ascontiguousarray(STORED[orientation](image))
     decoded = decode_image(encode(stored, "JPEG", quality=97, subsampling=0, exif=exif), at_least=at_least)
     np.testing.assert_allclose(decoded.astype(float), mean, atol=5)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize(("height", "width"), [(97, 131), (1, 1), (16, 9)])
+def test_sound_jpegs_are_what_pillow_makes_of_them(height, width, subsampling, progressive):
+    noise = cv2.resize(np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8), (width, height))
+    for array, options in ((noise, {"subsampling": subsampling}), (noise[..., 0], {})):
+        data = encode(array, "JPEG", progressive=progressive, **options)
+        for at_least in (None, (1, 1), (height // 4 + 1, width // 4 + 1), (-(-height // 2), -(-width // 2))):
+            expected = Image.open(io.BytesIO(data))
+            if at_least:
+                expected.draft(None, at_least[::-1])
+            np.testing.assert_array_equal(decode_image(data, at_least=at_least), np.asarray(expected.convert("RGB")))
+
+
+def test_a_jpeg_with_a_harmless_fault_is_decoded():
+    """Bytes of no meaning before the end marker: libjpeg warns, and has all pixels."""
+    data = encode(gradient(), "JPEG", quality=95, subsampling=0)
+    with pytest.raises(ValueError, match="extraneous bytes"):
+        simplejpeg.decode_jpeg(data[:-2] + b"\0\0\0" + data[-2:], "RGB")
+    np.testing.assert_array_equal(decode_image(data[:-2] + b"\0\0\0" + data[-2:]), decode_image(data))
 
 
 def test_a_row_of_a_batch_has_all_detail_that_it_can_hold():
