@@ -37,7 +37,7 @@ class TextSpec(NamedTuple):
       take: where the texts come from, a key of `TAKES`.
       number: C, rows of texts for each example; a row holds one text where nothing is packed.
       length: T, tokens of a row.
-      languages: codes of the captions that are taken; all captions where it is empty.
+      languages: codes of the captions that are taken, beside all questions; all captions where it is empty.
       balance: what is drawn evenly, a key of `BALANCES`.
       packed: the most texts that share a row.
     """
@@ -67,9 +67,11 @@ TAKES: Mapping[str, Callable[[Example], tuple[Piece, ...]]] = {
     "whole_captions": lambda example: tuple(caption for caption in example.captions if caption.whole),
     "first_captions": lambda example: first_of_each_language(example.captions),
     "questions": lambda example: example.questions,
+    "captions_and_questions": lambda example: (*example.captions, *example.questions),
     "description": lambda example: (Caption(example.description),) if example.description else (),
 }
-IN_LANGUAGES = ("captions", "whole_captions", "first_captions")  # the takes whose texts say their language
+IN_LANGUAGES = ("captions", "whole_captions", "first_captions")  # the takes whose texts all say their language
+CAPTIONED = (*IN_LANGUAGES, "captions_and_questions")  # whose captions can be chosen by language
 ROLES = ("source", "caption", "prompt", "target")
 LEAST_LENGTH = 3  # BOS, one token of text, EOS
 
@@ -115,10 +117,11 @@ def check_spec(role: str, spec: TextSpec) -> None:
         )
     if isinstance(spec.languages, str) or not all(isinstance(code, str) and code for code in spec.languages):
         raise ConfigError(f"text.{role}.languages is {spec.languages!r}: write codes in a tuple, such as ('de', 'sw').")
-    if (spec.languages or spec.balance == "languages") and spec.take not in IN_LANGUAGES:
+    takes = IN_LANGUAGES if spec.balance == "languages" else CAPTIONED if spec.languages else TAKES
+    if spec.take not in takes:
         raise ConfigError(
             f"text.{role} chooses by language, and a text of '{spec.take}' does not say its language: "
-            f"leave out languages and balance, or take one of {', '.join(IN_LANGUAGES)}."
+            f"leave out languages and balance, or take one of {', '.join(takes)}."
         )
 
 
@@ -130,7 +133,7 @@ def choose(example: Example, spec: TextSpec, rng: np.random.Generator) -> list[P
     """
     pieces, reason = TAKES[spec.take](example), f"no {spec.take.replace('_', ' ')}"
     if spec.languages:
-        pieces = [piece for piece in pieces if isinstance(piece, Caption) and piece.language in spec.languages]
+        pieces = [piece for piece in pieces if isinstance(piece, Question) or piece.language in spec.languages]
         reason += " in these languages"
     if not pieces:
         raise BadRecord(reason)
