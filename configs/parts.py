@@ -31,7 +31,8 @@ def vit(width: int, depth: int, heads: int, *, image: tuple[int, int], patch: tu
 def convnet(width: int, blocks: tuple[int, ...], *, image: tuple[int, int], patch: tuple[int, int], **changes) -> dict:
     """A residual network of 3×3 convolutions with so many `blocks` in each stage; the last has `width` channels."""
     own = {"kind": "convnet", "width": width, "blocks": blocks, "image": image, "patch": patch}
-    return {**own, "norm": "layer", "pool": "mean", **changes}
+    position = "none"  # none | learned | sincos: added to the tokens, for who asks where something is
+    return {**own, "norm": "layer", "position": position, "pool": "mean", **changes}
 
 
 def audio(width: int, depth: int, heads: int, *, samples: int, patch: tuple[int, int], **changes) -> dict:
@@ -108,6 +109,7 @@ def answering(source: dict, *, signals: dict, examples: int, length: int, **chan
         "source": source,
         "stream": {"rows": 64, "examples": examples, "signals": signals, "text": {"prompt": prompt}},  # at most
         "tokens": 6,  # of the longest answer
+        # "question_only": {"source": …, "records": …} trains a control that only reads on these records' questions
         "decoding": decoding(),
         "called": {},  # number → its key in the summary, where that is not evaluator/number
         **changes,

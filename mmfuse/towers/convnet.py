@@ -76,6 +76,7 @@ class ConvNet(nnx.Module):
         pool: Pool,
         *,
         patch: tuple[int, int],
+        position: nnx.Module | None = None,
         channels: int = 3,
         center: float = 127.5,
         scale: float = 127.5,
@@ -90,6 +91,8 @@ class ConvNet(nnx.Module):
           norm: makes a norm of so many channels.
           pool: sums the tokens up.
           patch: height and width of a patch in pixels.
+          position: maps (row, column) of a token to a vector that is added before the last norm; convolutions hardly
+            know where they are, and who reads the tokens may have to. None: nothing is added.
           channels: of the picture.
           center, scale: pixels enter as (value − center) / scale.
           dtype: of the computation.
@@ -104,7 +107,7 @@ class ConvNet(nnx.Module):
                 then, stride = width >> (len(blocks) - 1 - stage), 2 if stage and not block else 1
                 made.append(ResidualBlock(now, then, stride, norm, dtype=dtype, rngs=rngs))
                 now = then
-        self.blocks, self.norm, self.pool = nnx.List(made), norm(width), pool
+        self.blocks, self.norm, self.pool, self.position = nnx.List(made), norm(width), pool, position
         self.reach = reach(patch, blocks)
 
     def __call__(
@@ -131,7 +134,10 @@ class ConvNet(nnx.Module):
         segment = inside.reshape(batch, -1).astype(jnp.int32)
         position = jnp.broadcast_to(grid_positions(rows, columns), (*segment.shape, 2))
         modality = jnp.full_like(segment, MODALITIES.index("image"))
-        features = self.norm(x).reshape(batch, -1, width)
+        x = x.reshape(batch, -1, width)
+        if self.position is not None:
+            x = x + self.position(position).astype(x.dtype)
+        features = self.norm(x)
         tokens = Tokens(features, segment, position, modality, jnp.zeros_like(segment))
         return TowerOutput(tokens, self.pool(tokens), {}, {})
 

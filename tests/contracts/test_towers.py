@@ -33,6 +33,11 @@ ROWS = {
         (100 * normal(B, 12, 20, 3), jnp.array([[12, 20], [4, 20], [0, 0]])),
         (6, 2, 0),
     ),
+    "convnet that knows places": (
+        parts.convnet(D, (1, 2), image=(12, 20), patch=(2, 5), position="learned"),
+        (100 * normal(B, 12, 20, 3), jnp.array([[12, 20], [4, 20], [0, 0]])),
+        (6, 2, 0),
+    ),
     "audio": (
         parts.audio(D, 2, 3, samples=96, patch=(2, 3), bands=6, window=32, hop=16),
         (normal(B, 96), jnp.array([[96], [40], [0]])),
@@ -41,12 +46,12 @@ ROWS = {
     "text": (parts.text(D, 2, 3, length=7), (IDS, TEXT), (7, 3, 0)),
 }
 
-ATTENDING = [kind for kind in ROWS if kind != "convnet"]  # those with a stack of attention blocks
+ATTENDING = [kind for kind in ROWS if "convnet" not in kind]  # those with a stack of attention blocks
 
 
 def build(kind, dtype=jnp.float32, **changes):
     config = ConfigDict(ROWS[kind][0] | changes)
-    return nnx.jit(lambda: TOWERS[kind](config, V, dtype, nnx.Rngs(0)))()
+    return nnx.jit(lambda: TOWERS[config.kind](config, V, dtype, nnx.Rngs(0)))()
 
 
 def run(tower, kind, probe=None):
@@ -55,7 +60,7 @@ def run(tower, kind, probe=None):
 
 
 def test_every_tower_has_a_row():
-    assert ROWS.keys() == TOWERS.keys()
+    assert {config["kind"] for config, *_ in ROWS.values()} == TOWERS.keys()
 
 
 @pytest.fixture(scope="module", params=ROWS)
