@@ -39,7 +39,7 @@ from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, FlatPool, L
 from mmfuse.towers.text import TextTower
 from mmfuse.towers.vit import ViT
 from mmfuse.training.step import StreamObjectives
-from mmfuse.types import EOS, ConfigError
+from mmfuse.types import EOS, ConfigError, Question
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
@@ -89,6 +89,7 @@ def _position(config, extent, rngs):
         "learned": lambda: LearnedPosition(extent, config.width, rngs=rngs),
         "sincos": lambda: SinCosPosition(config.width, axes=len(extent)),
         "rotary": lambda: None,
+        "none": lambda: None,
     }
     return lookup(table, config.position, "position")()
 
@@ -158,9 +159,11 @@ def _text_tower(config, vocabulary, dtype, rngs):
 
 def _convnet(config, vocabulary, dtype, rngs):
     norm = lookup(NORMS, config.norm, "norm")
-    sides = zip(config.image, reach(config.patch, config.blocks))
-    pool = _pool(config, math.prod(size // step for size, step in sides), dtype, rngs)
-    return ConvNet(config.width, config.blocks, norm, pool, patch=config.patch, dtype=dtype, rngs=rngs)
+    grid = tuple(size // step for size, step in zip(config.image, reach(config.patch, config.blocks)))
+    pool, position = _pool(config, math.prod(grid), dtype, rngs), _position(config, grid, rngs)
+    return ConvNet(
+        config.width, config.blocks, norm, pool, patch=config.patch, position=position, dtype=dtype, rngs=rngs
+    )
 
 
 TOWERS = {"vit": _image_tower, "convnet": _convnet, "audio": _audio_tower, "text": _text_tower}
@@ -220,10 +223,22 @@ def _objective(config):
     return lookup(OBJECTIVES, config.kind, "kind of objective")(**arguments)
 
 
-def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokenizer, workers: int) -> Evaluator:
-    """An evaluator over a finite stream; `merge` makes a model of a state."""
-    arguments = {key: value for key, value in config.items() if key not in ("kind", "source", "stream", "called")}
+def make_evaluator(
+    config: ConfigDict,
+    stream,
+    merge,
+    mesh,
+    *,
+    tokenizer: Tokenizer,
+    workers: int,
+    practice: list[Question] | None = None,
+) -> Evaluator:
+    """An evaluator over a finite stream; `merge` makes a model of a state; `practice` is what `Answering` takes."""
+    others = ("kind", "source", "stream", "called", "question_only")
+    arguments = {key: value for key, value in config.items() if key not in others}
     kind = lookup(EVALUATORS, config.kind, "evaluator")
+    if kind is Answering:
+        arguments["practice"] = practice
     if issubclass(kind, Writing | Classification):
         arguments["tokenizer"] = tokenizer
     if issubclass(kind, Writing):

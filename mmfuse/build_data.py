@@ -20,6 +20,7 @@ from input_pipeline.streams import Recipe
 from input_pipeline.texts import TextSpec
 from input_pipeline.tokenizers import Tokenizer
 from mmfuse.build import lookup
+from mmfuse.types import Example, Question
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "scenes": Scenes,
@@ -37,6 +38,13 @@ def make_source(config: ConfigDict, signals: Iterable[str]) -> Source:
     plain = {key: dict(value) if isinstance(value, ConfigDict) else value for key, value in config.items()}
     arguments = {key: value for key, value in plain.items() if key != "kind"}
     return lookup(SOURCES, config.kind, "source")(**arguments, signals=tuple(signals))
+
+
+def read_questions(config: ConfigDict) -> list[Question]:
+    """The questions of the first `records` records of a source, no signal of which is made."""
+    source = make_source(config.source, ())
+    records = (source[index] for index in range(min(config.records, len(source))))
+    return [question for record in records if isinstance(record, Example) for question in record.questions]
 
 
 def make_text_specs(config: ConfigDict) -> dict[str, TextSpec]:

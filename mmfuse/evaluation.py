@@ -57,6 +57,7 @@ class Evaluation:
             recipe, sizes = build_data.make_recipe(config.stream, self.tokenizer), config.stream
             stream = evaluation_stream(name, self.sources[name], recipe, rows=sizes.rows, examples=sizes.examples)
             own = {"tokenizer": self.tokenizer, "workers": self.config.loader.workers}
+            own["practice"] = build_data.read_questions(config.question_only) if "question_only" in config else None
             made[name] = build.make_evaluator(config, stream, self.merge, self.mesh, **own)
         return made
 

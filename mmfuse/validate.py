@@ -26,7 +26,7 @@ from mmfuse.types import ConfigError
 # judged by `make_decoding`.
 ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
-    r"(?<!\.decoding)\.(rows|number|length|examples|chunk|tokens|width|single\.depth|heads|key_heads|mlp|blocks|"
+    r"(?<!\.decoding)\.(rows|records|number|length|examples|chunk|tokens|width|single\.depth|heads|key_heads|mlp|blocks|"
     r"cross_every|embedding|temperature|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
 )
@@ -65,6 +65,9 @@ def validate(config: ConfigDict, *, shards: int) -> None:
             _check_rows(f"evaluators.{name}.stream", evaluator.stream.rows, shards, shards)
             _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config.model)
             make_decoding(dict(evaluator.get("decoding", {})))
+            if "question_only" in evaluator:
+                _require(evaluator.kind == "answering", f"evaluators.{name}.question_only: only 'answering' has it.")
+                build.lookup(build_data.SOURCES, evaluator.question_only.source.kind, "source")
             _check_evaluator(f"evaluators.{name}", evaluator, config)
     called = Counter(name for _, evaluator in evaluators for name in evaluator.get("called", {}).values())
     for name, times in called.items():
@@ -139,6 +142,7 @@ def _check_convnet(name, tower):
         tower.width % shrink == 0,
         f"{name}.width={tower.width} does not halve {len(tower.blocks) - 1} times: make it a multiple of {shrink}.",
     )
+    _require(tower.position != "rotary", f"{name}.position is 'rotary', and a convnet has no attention: write 'none'.")
     least = reach(tower.patch, tower.blocks)
     _require(
         all(side % step == 0 for side, step in zip(tower.image, least)),

@@ -3,19 +3,21 @@
 Answers are generated and compared with the true ones, as text in which a run of white space is one space. Beside the
 accuracy stands what can be reached without looking:
 
-    blind      the same model, and no evidence
+    blind      the same model, and no evidence; where a model that only reads is trained, the better of the two
     majority   one answer to all questions of a type, the one that is right most often among these very questions: no
                constant answer, of whatever training data, is right more often
     chance     one drawn evenly from the true answers to questions of the type
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from mmfuse.evaluators.calibration import calibration_error
+from mmfuse.evaluators.question_only import QuestionOnly
 from mmfuse.evaluators.writing import Writing, Written
 from mmfuse.training.state import TrainState
 from mmfuse.types import Question
@@ -24,11 +26,26 @@ from mmfuse.types import Question
 class Answering(Writing):
     """Accuracy of generated answers over a stream whose role `prompt` holds questions."""
 
+    def __init__(self, *arguments, practice: Sequence[Question] | None = None, **options):
+        """Args: those of `Writing`; `practice` what a model that only reads is trained on, or None for no such model.
+
+        Raises:
+          ConfigError: as `QuestionOnly`.
+        """
+        super().__init__(*arguments, **options)
+        self.practice = practice
+
+    @cached_property
+    def question_only(self) -> QuestionOnly | None:
+        """The control that is trained apart, at the first evaluation."""
+        return None if self.practice is None else QuestionOnly(self.practice)
+
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Returns accuracies, `calibration_error`, `questions`, how many, and `rejected`, records left out.
 
         `accuracy`, `accuracy_blind`, `accuracy_majority` and `accuracy_chance` are over all questions; with `/{type}`
-        over those of a type. An answer's probability, by which calibration is measured, is that of all its tokens.
+        over those of a type. With `practice` there are `accuracy_question_only` and `accuracy_no_evidence`, and
+        `accuracy_blind` is the higher of the two. An answer's probability, by which calibration is measured, is that of all its tokens.
         """
         found = list(self.written(state, Question))
         self.results = [{"question_id": _id(written), "answer": one_spaced(written.text)} for written in found]
@@ -44,11 +61,17 @@ class Answering(Writing):
             "accuracy_majority": majority(kinds, truth),
             "accuracy_chance": chance(kinds, truth),
         }
+        if self.question_only:
+            read = np.array([one_spaced(text) for text in self.question_only([one.prompt.text for one in found])])
+            right |= {"accuracy_question_only": read == truth, "accuracy_no_evidence": right["accuracy_blind"]}
         probability = np.exp([written.log_probability for written in found])
         numbers = {"calibration_error": calibration_error(probability, right["accuracy"])}
         for name, by_question in right.items():
             numbers[name] = float(by_question.mean())
             numbers |= {f"{name}/{kind}": float(by_question[kinds == kind].mean()) for kind in sorted(set(kinds))}
+        for of in ("", *(f"/{kind}" for kind in sorted(set(kinds)))) if self.question_only else ():
+            both = numbers[f"accuracy_question_only{of}"], numbers[f"accuracy_no_evidence{of}"]
+            numbers[f"accuracy_blind{of}"] = max(both)
         return numbers | counts
 
 

@@ -94,6 +94,27 @@ def test_results_have_the_form_of_the_vqa_server(evaluator, tokenizer):
     assert by_id == {key: {"question_id": key, "answer": "red circle"} for key in ids} and len(evaluator.results) == 6
 
 
+@pytest.mark.parametrize(("guess", "right"), [("two", 4), ("red circle", 2), ("three", 0)])
+def test_blind_is_the_better_of_no_evidence_and_of_reading_alone(tokenizer, guess, right):
+    """Of six questions, all of the same words: the one that only reads says to all of them what it was told most."""
+    recipe = Recipe({"image": told.IMAGE}, {"prompt": TextSpec("questions", 2, 17)}, tokenizer)
+    practice = [Question(PROMPT, guess, "count")] * 3 + [Question(PROMPT, "blue", "count")] * 2
+
+    class More(Asked):
+        questions = ((TWO,), (TWO,), (TWO, RED), (), (TWO,), (), (RED,))
+
+    stream = evaluation_stream("test", More(), recipe, rows=4)
+    options = {"tokenizer": tokenizer, "tokens": 7, "workers": 0}
+    evaluator = Answering(stream, told.merge, make_mesh(data=2), practice=practice, **options)
+    found = evaluator(told.state_that_writes("red circle", tokenizer, after=PROMPT))
+    assert found["accuracy_question_only"] == pytest.approx(right / 6)
+    assert found["accuracy"] == found["accuracy_no_evidence"] == pytest.approx(2 / 6)
+    assert found["accuracy_blind"] == pytest.approx(max(right, 2) / 6)
+    for kind, own in (("count", "two"), ("colour", "red circle")):
+        assert found[f"accuracy_question_only/{kind}"] == (guess == own)
+        assert found[f"accuracy_blind/{kind}"] == max(guess == own, kind == "colour")
+
+
 def test_controls_by_hand():
     kinds = np.array(["count", "count", "colour", "count", "colour", "count"])
     truth = np.array(["two", "one", "red", "two", "two", "three"])

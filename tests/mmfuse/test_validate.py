@@ -12,6 +12,22 @@ from tests import small
 
 CONVNET = parts.convnet(64, (1, 1, 1), image=(64, 64), patch=(4, 4))
 WRONG = [
+    (
+        {"model.towers.image": CONVNET | {"position": "rotary"}},
+        "model.towers.image.position is 'rotary', and a convnet has no attention",
+    ),
+    (
+        {"evaluators.retrieval.question_only": {"source": {"kind": "scenes", "split": "train"}, "records": 5}},
+        "evaluators.retrieval.question_only: only 'answering' has it",
+    ),
+    (
+        {"evaluators.vqa.question_only": {"source": {"kind": "scene", "split": "train"}, "records": 5}},
+        "no source 'scene'; did you mean 'scenes'",
+    ),
+    (
+        {"evaluators.vqa.question_only": {"source": {"kind": "scenes", "split": "train"}, "records": 0}},
+        "question_only.records is 0: write a number above 0",
+    ),
     ({"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate is nan: write a finite number"),
     ({"optimizer.clip": float("inf")}, "optimizer.clip is inf"),
     ({"optimizer.warmup": -1}, "optimizer.warmup is -1: it cannot be negative"),
