@@ -4,6 +4,7 @@ Every function returns a plain dict; an experiment changes what it wants to chan
 """
 
 from input_pipeline.sources.digits import CAPTIONS
+from mmfuse.inference.decoding import Decoding
 
 
 def encoder(width: int, depth: int, heads: int, **changes) -> dict:
@@ -72,19 +73,8 @@ def optimizer(learning_rate: float, *, warmup: int, **changes) -> dict:
 
 
 def decoding(**changes) -> dict:
-    """How an evaluator has texts written; greedily, if nothing is changed. `mmfuse/inference/decoding.py` says more."""
-    return {
-        "beams": 1,  # hypotheses of a beam search; 1 searches nothing
-        "length_penalty": 0.0,  # of the beam search: more of it, longer texts
-        "temperature": 0.0,  # above 0 tokens are drawn
-        "top_k": 0,  # draws among so many of the likeliest tokens; 0 among all
-        "top_p": 1.0,  # draws among the likeliest that have so much of the probability
-        "repetition_penalty": 1.0,  # above 1 written tokens become less likely
-        "no_repeat_ngram": 0,  # writes no sequence of so many tokens twice; 0 lets all be
-        "min_length": 0,  # tokens before which no text ends
-        "seed": 0,  # of what is drawn
-        **changes,
-    }
+    """How an evaluator has texts written; greedily, if nothing is changed. `Decoding` says what each setting means."""
+    return {**Decoding()._asdict(), **changes}
 
 
 def loader(**changes) -> dict:
