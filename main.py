@@ -36,7 +36,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/ and
 WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
 DEVICES = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh without accelerators")
-ASKED = define_flags()
+ASKED = define_flags(MODE)
 flags.mark_flag_as_required("config")
 
 

@@ -33,12 +33,25 @@ from mmfuse.types import EOS, Caption, ConfigError, DataError, Question
 LANGUAGE = re.compile(r"\s*[A-Za-z]{2,3}([-_]\w+)*\s*:\s*")
 
 
-def define_flags() -> Callable[[], tuple[dict[str, str], str | None, Decoding]]:
-    """Defines what a person can say on the command line; returns what reads it: files, prompt and decoding of `ask`."""
+def define_flags(mode: flags.FlagHolder) -> Callable[[], tuple[dict[str, str], str | None, Decoding]]:
+    """Defines what a person can say on the command line; returns what reads it: files, prompt and decoding of `ask`.
+
+    Args:
+      mode: the flag that has to be `generate` then; with another mode these flags are refused by a ConfigError.
+    """
     files = {name: flags.DEFINE_string(name, None, f"generate: a file of {name}") for name in FITS}
     prompt = flags.DEFINE_string("prompt", None, "generate: a question, or a language such as de: for a caption")
     how = "generate: how to write, such as --decoding.beams=4; mmfuse/inference/decoding.py says what there is"
     decoding = config_flags.DEFINE_config_dict("decoding", ConfigDict(Decoding()._asdict()), how)
+
+    def check(values):
+        given = [f"--{name}" for name, value in values.items() if value is not None and name != mode.name]
+        given += [f"--decoding.{name}" for name in config_flags.get_override_values(flags.FLAGS["decoding"])]
+        if given and values[mode.name] != "generate":
+            raise ConfigError(f"{', '.join(given)}: for --mode=generate alone; take that mode, or leave this out.")
+        return True
+
+    flags.register_multi_flags_validator([mode, *files.values(), prompt], check)
 
     def read():
         given = {name: file.value for name, file in files.items() if file.value is not None}

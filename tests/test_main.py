@@ -232,6 +232,8 @@ def test_dry_run_leaves_nothing_behind(tmp_path):
         (["--config.model.towers.image.pool=meen"], "there is no pool 'meen'; did you mean 'mean'?"),
         (["--config.objectives.contrastive.loss=infonce"], "did you mean 'info_nce'?"),
         (["--mode=trian"], "trian"),
+        (["--image=a.jpg", "--prompt=what?"], "--image, --prompt: for --mode=generate alone"),
+        (["--mode=dry_run", "--decoding.beams=3"], "--decoding.beams: for --mode=generate alone"),
     ],
     ids=lambda value: value[0][2:] if isinstance(value, list) else "",
 )
