@@ -224,6 +224,13 @@ def _check_objectives(name, stream, config):
 def _check_evaluator(name, evaluator, config):
     missing = GIVEN[evaluator.kind](evaluator) - {*evaluator.stream.signals, *evaluator.stream.text}
     _require(not missing, f"{name}.stream lacks {', '.join(sorted(missing))}: say what it holds.")
+    if evaluator.kind in ("answering", "captioning"):
+        prompt, tokens, most = evaluator.stream.text.prompt.length, evaluator.tokens, config.model.single.length
+        _require(
+            prompt + tokens <= most,
+            f"{name} writes {tokens} tokens behind prompts of {prompt}, and the model reads at most {most} together: "
+            "write fewer in tokens or in stream.text.prompt.length.",
+        )
     if evaluator.kind in ("retrieval", "classification"):
         _require("dual" in config.model, f"{name} compares embeddings: it needs model.dual.")
     if evaluator.kind == "classification":

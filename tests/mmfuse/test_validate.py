@@ -94,6 +94,11 @@ WRONG = [
         {"evaluators.caption.stream.text": {"prompt": {"take": "captions", "number": 1, "length": 8}}},
         "evaluators.caption.stream lacks target",
     ),
+    (
+        {"evaluators.vqa.tokens": 17},
+        "evaluators.vqa writes 17 tokens behind prompts of 24, and the model reads at most 40 together: write fewer",
+    ),
+    ({"evaluators.caption.stream.text.prompt.length": 34}, "evaluators.caption writes 7 tokens behind prompts of 34"),
     ({"evaluators.retrieval.between": (("image", "source"),)}, "evaluators.retrieval.stream lacks source"),
     ({"evaluators.digits.signal": "audio"}, "evaluators.digits.stream lacks audio: say what it holds"),
     ({"evaluators.digits.classes": (("a", ("one",)), ("a", ("two",)))}, "1 different classes in 2: name two or more"),
@@ -125,8 +130,9 @@ def changed(changes):
     return config
 
 
-def test_a_right_config_passes():
-    validate(small.get_config(), shards=4)
+@pytest.mark.parametrize("changes", [{}, {"evaluators.vqa.tokens": 16}])
+def test_a_right_config_passes(changes):
+    validate(changed(changes), shards=4)
 
 
 @pytest.mark.parametrize(("changes", "words"), WRONG, ids=[next(iter(changes)) for changes, _ in WRONG])
