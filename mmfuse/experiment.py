@@ -159,12 +159,13 @@ class Experiment:
         checkpointer = Checkpointer(self.workdir / "checkpoints", **config.checkpoint)
         writer = MetricWriter(self.workdir)
         try:
+            state = None
             if checkpointer.latest_step() != config.train.steps:
-                self._train(checkpointer, writer)
+                state = self._train(checkpointer, writer)
             last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
             self.evaluation.summarize(json.loads(last))
             if not self.evaluation.is_reported():
-                self.evaluation.report(checkpointer.restore(self.abstract_state)[0])
+                self.evaluation.report(state or checkpointer.restore(self.abstract_state)[0])
         finally:
             writer.close()
             checkpointer.close()
@@ -186,7 +187,7 @@ class Experiment:
         print(describe_batches(self.abstract_batches))
         print(describe_cost(self.traced_step.lower().compile(), self.flops, self.mesh))
 
-    def _train(self, checkpointer, writer):
+    def _train(self, checkpointer, writer) -> TrainState:
         # the compiler works beside what makes or restores the state
         with ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(lambda: self.traced_step.lower().compile())
@@ -196,7 +197,7 @@ class Experiment:
         rows = sum(stream.rows for stream in self.config.streams.values())
         run = Run(step, self.streams, self.evaluation.measure, self.mesh, checkpointer, writer, self.flops, rows)
         often = {"evaluate_every": self.config.train.evaluate_every, "log_every": self.config.log_every}
-        train(run, state, tally, steps=self.config.train.steps, **often, **self.config.loader)
+        return train(run, state, tally, steps=self.config.train.steps, **often, **self.config.loader)[0]
 
     def _claim(self):
         sizes = {name: len(build_data.make_source(source, ())) for name, source in self.config.sources.items()}

@@ -25,27 +25,35 @@ from mmfuse.analysis import pictures
 from mmfuse.analysis.pointing import Box, Pointed, point, score
 from mmfuse.analysis.reading import Reading
 from mmfuse.evaluators.answering import one_spaced
+from mmfuse.inference.generate import Generated
 from mmfuse.types import EOS, MODALITIES, PAD, Caption, Example, Question, Rejected
 
 SHOWN, WORST = 6, 6  # cards
 
 
-def show_answers(loaded: Loaded, read: Reading, source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
+def show_answers(
+    loaded: Loaded, written: Generated, read: Reading, source: Source, tokenizer: Tokenizer
+) -> dict[str, Any]:
     """What was written for a batch, as plain data.
 
     Args:
       loaded: a batch with texts of the role `prompt`.
-      read: what the model made of it.
+      written: what an evaluator had the model write.
+      read: where the model looked for it.
       source: where the records come from, with their truth.
       tokenizer: reads what was written.
     """
-    read = _finite(read)
+    # a model that has diverged has a page too
+    written = written._replace(log_prob=np.nan_to_num(written.log_prob, nan=-np.inf))
+    read = read._replace(heat={name: np.nan_to_num(part) for name, part in read.heat.items()})
     maps = len(next(iter(read.heat.values())))
     cards, games = [], [[] for _ in range(maps)]
     for row, example in _rows(loaded, source):
         texts = []
         for place, piece in enumerate(loaded.pieces[row].get("prompt", ())):
-            text = _text(read, row, place, piece, loaded.pieces[row].get("target", ()), tokenizer)
+            text = _text(written, read, row, place, tokenizer)
+            said = tokenizer.decode(written.ids[row, place])
+            text |= _judged(said, piece, loaded.pieces[row].get("target", ()))
             text["boxes"] = true_boxes(piece, example)
             texts.append(text)
             for played, pointed in zip(games, _play(read, row, place, text["boxes"])):
@@ -84,12 +92,6 @@ def split_words(ids: Int[np.ndarray, "t"], tokenizer: Tokenizer) -> list[tuple[s
     return words
 
 
-def _finite(read) -> Reading:
-    """A model that has diverged has a page too."""
-    heat = {name: np.nan_to_num(part) for name, part in read.heat.items()}
-    return read._replace(probability=np.nan_to_num(read.probability), heat=heat)
-
-
 def _rows(loaded, source) -> Iterator[tuple[int, Example]]:
     for row in np.flatnonzero(loaded.batch.valid):
         example = source[int(loaded.batch.origin[row, 1])]
@@ -97,8 +99,8 @@ def _rows(loaded, source) -> Iterator[tuple[int, Example]]:
             yield int(row), example
 
 
-def _text(read, row, place, piece, targets, tokenizer) -> dict[str, Any]:
-    ids, probability = read.ids[row, place], read.probability[row, place]
+def _text(written, read, row, place, tokenizer) -> dict[str, Any]:
+    ids, probability = written.ids[row, place], np.exp(written.log_prob[row, place])
     number = int((ids != PAD).sum())
     words = [
         {
@@ -110,11 +112,16 @@ def _text(read, row, place, piece, targets, tokenizer) -> dict[str, Any]:
         }
         for word, at in split_words(ids[:number], tokenizer)
     ]
-    text = {"prompt": prompt_of(piece), "probability": float(probability[:number].prod()), "words": words}
+    return {"probability": float(probability[:number].prod()), "words": words}
+
+
+def _judged(said, piece, targets) -> dict[str, Any]:
+    """What was asked, what should have been written, and whether it was; a caption is not simply right or wrong."""
     if isinstance(piece, Caption):
         same = [target.text for target in targets if target.language == piece.language]
-        return {**text, "expected": same or [piece.text], "right": None}
-    return {**text, "expected": [piece.answer], "right": one_spaced(tokenizer.decode(ids)) == one_spaced(piece.answer)}
+        return {"prompt": prompt_of(piece), "expected": same or [piece.text], "right": None}
+    right = one_spaced(said) == one_spaced(piece.answer)
+    return {"prompt": prompt_of(piece), "expected": [piece.answer], "right": right}
 
 
 def _heat(read, name, row, place, at):

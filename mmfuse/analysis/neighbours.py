@@ -7,7 +7,7 @@ the worst ones, with the candidates that are nearest to them and the rank of the
     query = {"item", "rank", "worst", "found": [{"item", "cosine", "right"}]}        item = {"text", "picture"?}
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,34 +15,12 @@ from jaxtyping import Bool, Float, Int
 
 from input_pipeline.collate import Loaded
 from mmfuse.analysis import pictures
-from mmfuse.analysis.reading import spectrogram
 from mmfuse.evaluators.ranking import wrong_before
-from mmfuse.models.memory import present
-from mmfuse.models.multimodal import Multimodal
-from mmfuse.training.state import TrainState
-from mmfuse.types import Batch
 
 FIRST, WORST, NEAREST = 3, 2, 5
 
 
-def make_embedding(merge: Callable[[TrainState], Multimodal], names: Sequence[str]) -> Callable:
-    """The program that embeds a batch."""
-
-    def embed(state: TrainState, batch: Batch) -> Embedded:
-        model = merge(state)
-        memory = model.encode(batch)
-        there = {name: present(batch, name) for name in names}
-        return Embedded({name: memory.embeddings[name] for name in names}, there, spectrogram(model, batch))
-
-    return embed
-
-
-class Embedded(NamedTuple):
-    """By name, unit embeddings and which of them are there; spectrograms of the sounds, or None."""
-
-    embeddings: dict[str, Float[Any, "B C E"]]
-    there: dict[str, Bool[Any, "B C"]]
-    spectrogram: Float[Any, "B frames bands"] | None
+Embedded = tuple[Float[np.ndarray, "B C E"], Bool[np.ndarray, "B C"]]  # unit vectors, and which of them are there
 
 
 class _Side(NamedTuple):
@@ -53,9 +31,21 @@ class _Side(NamedTuple):
     items: list[dict[str, str]]
 
 
-def show_neighbours(loaded: Loaded, embedded: Embedded, between: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """Args: a batch, its embeddings from `make_embedding`, and the pairs of names to look between."""
-    sides = {name: _side(loaded, name, embedded) for pair in between for name in pair}
+def show_neighbours(
+    loaded: Loaded,
+    embedded: Mapping[str, Embedded],
+    spectrograms: Float[np.ndarray, "B frames bands"] | None,
+    between: Sequence[Sequence[str]],
+) -> list[dict[str, Any]]:
+    """What the queries of a batch found.
+
+    Args:
+      loaded: the batch.
+      embedded: its signals and texts by name.
+      spectrograms: of the sounds, or None.
+      between: the pairs of names to look between.
+    """
+    sides = {name: _side(loaded, name, embedded[name], spectrograms) for pair in between for name in pair}
     return [
         {"from": a, "to": b, "candidates": len(sides[b].row), "queries": _queries(loaded, sides[a], sides[b])}
         for pair in between
@@ -64,20 +54,20 @@ def show_neighbours(loaded: Loaded, embedded: Embedded, between: Sequence[Sequen
     ]
 
 
-def _side(loaded, name, embedded) -> _Side:
-    there = embedded.there[name]
+def _side(loaded, name, embedded, spectrograms) -> _Side:
+    embeddings, there = embedded
     row, place = np.nonzero(there)
-    items = [_item(loaded, name, embedded, *at) for at in zip(row, place)]
+    items = [_item(loaded, name, spectrograms, *at) for at in zip(row, place)]
     # of a model that has diverged they are no numbers
-    return _Side(np.nan_to_num(embedded.embeddings[name][there]), row, items)
+    return _Side(np.nan_to_num(embeddings[there]), row, items)
 
 
-def _item(loaded, name, embedded, row, place) -> dict[str, str]:
+def _item(loaded, name, spectrograms, row, place) -> dict[str, str]:
     if name == "image":
         picture = pictures.picture_uri(loaded.batch.signals[name].values[row, place])
         return {"picture": picture, "text": f"picture of example {loaded.batch.origin[row, 1]}"}
-    if name == "audio" and embedded.spectrogram is not None:
-        picture = pictures.spectrogram_uri(embedded.spectrogram[row])
+    if name == "audio" and spectrograms is not None:
+        picture = pictures.spectrogram_uri(spectrograms[row])
         return {"picture": picture, "text": f"spectrogram of example {loaded.batch.origin[row, 1]}"}
     if name in loaded.batch.text:
         return {"text": loaded.pieces[row][name][place].text}

@@ -1,7 +1,7 @@
-"""What does the model write for a batch of prompts, and where does it look meanwhile?
+"""Where did the model look while it wrote what it wrote for a batch of prompts?
 
-One program for a batch: it generates, reads what it wrote once more with probes, and keeps what a page can show: heads
-averaged, the places of written tokens alone, and behind the layers the rollout.
+One program for a batch: it reads what is written once more with probes, and keeps what a page can show: heads averaged,
+the places of written tokens alone, and behind the layers the rollout. It writes nothing itself.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 
 from mmfuse.analysis.rollout import roll_out
 from mmfuse.analysis.trace import looks, trace, written_text
-from mmfuse.inference.generate import generate
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.towers.audio import AudioTower
 from mmfuse.training.state import TrainState
@@ -24,15 +23,11 @@ class Reading(NamedTuple):
     """What one program says of a batch: t tokens for each of C prompts of B examples, in M = L + 1 maps each.
 
     Attributes:
-      ids: up to and with EOS, then PAD.
-      probability: of each written token, given those before it.
       heat: memory name → attention over its tokens: L fusion layers, then the rollout.
       tokens: memory name → what these tokens are.
       spectrogram: of the sounds, or None.
     """
 
-    ids: Int[Any, "B C t"]
-    probability: Float[Any, "B C t"]
     heat: dict[str, Float[Any, "M B C t S"]]
     tokens: dict[str, Tokens]
     spectrogram: Float[Any, "B frames bands"] | None
@@ -52,22 +47,22 @@ class Reading(NamedTuple):
         return grid.T[::-1] if name == "audio" else grid
 
 
-def make_reading(merge: Callable[[TrainState], Multimodal], tokens: int) -> Callable[[TrainState, Batch], Reading]:
-    """The program that writes `tokens` tokens at most for each text of the role `prompt`."""
+def make_reading(
+    merge: Callable[[TrainState], Multimodal],
+) -> Callable[[TrainState, Batch, Int[Any, "B C t"]], Reading]:
+    """The program that reads what was written for each text of the role `prompt`."""
 
-    def read(state, batch):
+    def read(state, batch, ids):
         model, prompt = merge(state), batch.text["prompt"]
-        shape = (*prompt.ids.shape[:2], tokens)
-        written = generate(model.single, model.encode(batch), prompt, tokens=tokens)
-        traced = trace(model, batch, written_text(prompt, written.ids))
+        traced = trace(model, batch, written_text(prompt, ids))
         before = jnp.maximum((prompt.segment > 0).sum(axis=-1).reshape(-1, 1) - 1, 0)
-        places = before + jnp.arange(tokens)[None]
+        places = before + jnp.arange(ids.shape[-1])[None]
         rolled, heat = roll_out(traced), {}
         for name, by_layer in looks(traced).items():
             maps = jnp.concatenate([by_layer.mean(axis=2), rolled[name][None]])
             maps = jnp.take_along_axis(maps, places[None, :, :, None], axis=2)
-            heat[name] = maps.reshape(len(maps), *shape, -1)
-        return Reading(written.ids, jnp.exp(written.log_prob), heat, traced.tokens, spectrogram(model, batch))
+            heat[name] = maps.reshape(len(maps), *ids.shape, -1)
+        return Reading(heat, traced.tokens, spectrogram(model, batch))
 
     return read
 

@@ -27,24 +27,35 @@ class FiniteStream(Stream, Protocol):
 
 
 class Sweep:
-    """One compiled function over all batches of a finite stream."""
+    """One compiled function over all batches of a finite stream.
+
+    After a call `rejected` has the keys of records that were, and `first` the first batch with what was computed of it.
+    """
 
     def __init__(self, stream: FiniteStream, function: Callable[[TrainState, Batch], Any], mesh: Mesh, *, workers: int):
         """Args: the stream; what to compute of a batch; the devices; threads that read ahead."""
         self.stream, self.sharding, self.workers = stream, batch_sharding(mesh), workers
         self.function = jax.jit(function, out_shardings=replicated(mesh))
         self.rejected: set[str] = set()
+        self.first: tuple[Loaded, Any] | None = None
 
     def __call__(self, state: TrainState) -> Iterator[tuple[Loaded, Any]]:
-        """Yields each batch with what was computed of it, as numpy; `rejected` has the keys of records that were."""
-        self.rejected = set()
+        """Yields each batch with what was computed of it, as numpy."""
+        self.rejected, self.first = set(), None
         for ready in load({"stream": self.stream}, range(len(self.stream)), workers=self.workers):
             loaded = ready["stream"]
             self.rejected |= {record.key for _, record in loaded.rejected}
-            yield loaded, jax.tree.map(np.asarray, self.function(state, jax.tree.map(self._place, loaded.batch)))
+            found = loaded, jax.tree.map(np.asarray, self.function(state, self.place(loaded.batch)))
+            self.first = self.first or found
+            yield found
 
-    def _place(self, array):
-        return jax.make_array_from_callback(array.shape, self.sharding, lambda index: array[index])
+    def place(self, batch: Any) -> Any:
+        """Arrays of a whole batch, which every process has, split over the devices."""
+
+        def split(array):
+            return jax.make_array_from_callback(array.shape, self.sharding, lambda index: array[index])
+
+        return jax.tree.map(split, batch)
 
 
 @runtime_checkable

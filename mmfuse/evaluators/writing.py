@@ -45,7 +45,8 @@ class Written(NamedTuple):
 class Writing:
     """Texts that the model generates over a stream with the role `prompt`.
 
-    After a call `results` has what was written, in the form of the results files of COCO.
+    After a call `results` has what was written, in the form of the results files of COCO. What `sweep` gives is
+    `Generated` with a leading axis of two: over the evidence, and without.
     """
 
     def __init__(
@@ -70,8 +71,7 @@ class Writing:
             def write_over(keep):
                 evidence = keep_evidence(memory, keep)
                 texts = model.single, evidence, batch.text["prompt"], batch.origin
-                written = write_texts(*texts, tokens=tokens, decoding=settings)
-                return written.ids, written.log_prob.sum(axis=2)
+                return write_texts(*texts, tokens=tokens, decoding=settings)
 
             return jax.lax.map(write_over, jnp.array([True, False]))  # a loop: generation is compiled once
 
@@ -79,7 +79,7 @@ class Writing:
 
     def written(self, state: TrainState, kind: type[Piece]) -> Iterator[Written]:
         """Yields what the model wrote for each prompt of this kind."""
-        for loaded, ((ids, blind), (log_probability, _)) in self.sweep(state):
+        for loaded, ((ids, blind), (log_prob, _)) in self.sweep(state):
             for row, (example, pieces) in enumerate(zip(loaded.examples, loaded.pieces)):
                 prompts = [piece for piece in pieces.get("prompt", ()) if isinstance(piece, kind)]
                 for place, prompt in enumerate(prompts):
@@ -89,6 +89,6 @@ class Writing:
                         prompt,
                         pieces.get("target", ()),
                         self.tokenizer.decode(ids[row, place]),
-                        float(log_probability[row, place]),
+                        float(log_prob[row, place].sum()),
                         self.tokenizer.decode(blind[row, place]),
                     )

@@ -6,7 +6,7 @@ one compiled loop that stops when every text has ended. Searching for the likeli
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ class Generated(NamedTuple):
       log_prob: ln p(token | memory, prompt, tokens before) under the model, before any rule; 0 at PAD.
     """
 
-    ids: Int[Array, "B C t"]
-    log_prob: Float[Array, "B C t"]
+    ids: Int[Any, "B C t"]
+    log_prob: Float[Any, "B C t"]
 
 
 class Reading(NamedTuple):

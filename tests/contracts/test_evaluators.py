@@ -9,6 +9,7 @@ import pytest
 
 from input_pipeline.collate import collate
 from mmfuse import build
+from mmfuse.analysis.examples import show_examples
 from mmfuse.build_data import make_text_specs
 from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.experiment import Experiment
@@ -69,6 +70,30 @@ def test_what_is_written_can_be_read_again(experiment, measured, once, name):
         assert results == experiment.evaluation.evaluators[name].results
         assert {frozenset(result) for result in results} == {frozenset(keys[CONFIG.evaluators[name].kind])}
         assert len(results) == once[name]["questions" if "questions" in once[name] else "candidates"]
+
+
+@pytest.fixture(scope="module")
+def shown(experiment, state, measured):
+    """What a report shows of that, with no evaluator run again."""
+    evaluation, its = experiment.evaluation, experiment.evaluation.evaluators
+    with pytest.MonkeyPatch.context() as patch:
+        for evaluator in its.values():
+            patch.setattr(evaluator.sweep, "function", None)
+        return show_examples(state, its, evaluation.sources, evaluation.merge, evaluation.mesh)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_report_shows_what_was_found(experiment, shown, name):
+    kind = {"answering": "answers", "captioning": "answers", "retrieval": "neighbours"}.get(
+        CONFIG.evaluators[name].kind
+    )
+    assert shown.get(name, {}).keys() == ({kind} if kind else set())
+    if kind == "answers":
+        cards = shown[name]["answers"]["shown"]
+        texts = [" ".join(word["text"] for word in text["words"]) for card in cards for text in card["texts"]]
+        results = experiment.evaluation.evaluators[name].results[: len(texts)]
+        assert texts == [" ".join(result.get("answer", result.get("caption")).split()) for result in results]
+        assert any(texts)
 
 
 @pytest.mark.parametrize("name", NAMES)

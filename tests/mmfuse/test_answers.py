@@ -8,9 +8,9 @@ import pytest
 from input_pipeline.sources.scenes.world import SceneObject
 from input_pipeline.streams import Recipe, evaluation_stream
 from input_pipeline.texts import TextSpec
-from mmfuse.analysis.answers import show_answers, split_words, true_boxes
-from mmfuse.analysis.reading import make_reading
-from mmfuse.evaluators.evaluator import Sweep
+from mmfuse.analysis.answers import split_words, true_boxes
+from mmfuse.analysis.examples import show_examples
+from mmfuse.evaluators.answering import Answering
 from mmfuse.training.sharding import make_mesh
 from mmfuse.types import EOS, Caption, Example, Question, Rejected
 from tests import told
@@ -40,9 +40,10 @@ def shown(tokenizer):
     source = Asked()
     recipe = Recipe({"image": told.IMAGE}, {"prompt": TextSpec("questions", 1, 17)}, tokenizer)
     stream = evaluation_stream("test", source, recipe, rows=8)
-    sweep = Sweep(stream, make_reading(told.merge, 7), make_mesh(data=2), workers=0)
-    loaded, read = next(sweep(told.state_that_writes("red circle", tokenizer, after=PROMPT)))
-    return show_answers(loaded, read, source, tokenizer)
+    mesh = make_mesh(data=2)
+    evaluators = {"vqa": Answering(stream, told.merge, mesh, tokenizer=tokenizer, tokens=7, workers=0)}
+    state = told.state_that_writes("red circle", tokenizer, after=PROMPT)
+    return show_examples(state, evaluators, {"vqa": source}, told.merge, mesh)["vqa"]["answers"]
 
 
 def test_cards_say_what_was_written_and_whether_it_is_right(shown):

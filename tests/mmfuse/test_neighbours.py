@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.collate import Loaded
-from mmfuse.analysis.neighbours import Embedded, show_neighbours
+from mmfuse.analysis.neighbours import show_neighbours
 from mmfuse.types import Batch, Caption, Signal, Text
 
 ROWS = 4  # the third is a hole; each of the others has a picture and a caption, the first has two
@@ -32,11 +32,11 @@ def embedded(loaded):
     images = np.array([[unit(0)], [unit(90)], [unit(45)], [unit(180)]])
     captions = np.array([[unit(20), unit(80)], [unit(95), unit(0)], [unit(0), unit(0)], [unit(10), unit(0)]])
     there = np.array([[True, True], [True, False], [False, False], [True, False]])
-    return Embedded({"image": images, "caption": captions}, {"image": there[:, :1], "caption": there}, None)
+    return {"image": (images, there[:, :1]), "caption": (captions, there)}
 
 
 def test_candidates_stand_in_the_order_of_their_cosines(loaded, embedded):
-    forth, back = show_neighbours(loaded, embedded, [("image", "caption")])
+    forth, back = show_neighbours(loaded, embedded, None, [("image", "caption")])
     assert (forth["from"], forth["to"], forth["candidates"]) == ("image", "caption", 4)
     first = forth["queries"][0]
     assert first["item"]["text"] == "picture of example 10" and first["item"]["picture"].startswith("data:image/png")
@@ -50,7 +50,7 @@ def test_candidates_stand_in_the_order_of_their_cosines(loaded, embedded):
 
 
 def test_the_worst_queries_stand_behind_the_first_ones(loaded, embedded):
-    forth, back = show_neighbours(loaded, embedded, [("image", "caption")])
+    forth, back = show_neighbours(loaded, embedded, None, [("image", "caption")])
     assert [(query["rank"], query["worst"]) for query in forth["queries"]] == [
         (2, False),
         (1, False),
@@ -62,7 +62,7 @@ def test_the_worst_queries_stand_behind_the_first_ones(loaded, embedded):
 
 
 def test_embeddings_that_are_no_numbers_are_shown(loaded, embedded):
-    broken = {name: np.full_like(part, np.nan) for name, part in embedded.embeddings.items()}
-    (forth, _) = show_neighbours(loaded, embedded._replace(embeddings=broken), [("image", "caption")])
+    broken = {name: (np.full_like(part, np.nan), there) for name, (part, there) in embedded.items()}
+    (forth, _) = show_neighbours(loaded, broken, None, [("image", "caption")])
     assert all(one["cosine"] == 0 for query in forth["queries"] for one in query["found"])
     assert forth["queries"][0]["rank"] > 1  # a tie counts as lost
