@@ -4,10 +4,13 @@ python -m benchmarks.tables
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.hostile.page import hostile_input_page
 from benchmarks.record import read
+from mmfuse.results import newest_of_each_seed, over_seeds, without_seed
 
 DOCS = Path(__file__).parent.parent / "docs"
 TINY = (
@@ -54,7 +57,8 @@ def benchmarks_page() -> str:
 
 def _tiny() -> list[str]:
     lines = ["", "## `configs/tiny.py`", ""]
-    for result in read("tiny")[-1:]:
+    measured = [line for line in read("tiny") if line["command"] == "python -m benchmarks.tiny"]
+    for result in measured[-1:]:
         lines += [f"`{result['command']}`, {result['machine']}, {result['runs']} warm runs, medians.", ""]
         lines += _numbers(TINY, result)
         lines += [
@@ -68,26 +72,28 @@ def _tiny() -> list[str]:
 
 
 def _emoji() -> list[str]:
-    lines = []
-    for result in read("emoji")[-1:]:
-        summary = result["summary"]
-        one_of = re.compile("retrieval/image_to_text/([^/]+)/recall_at_1")
-        languages = sorted(match[1] for match in map(one_of.fullmatch, summary) if match)
-        candidates = summary["retrieval/text_to_image/candidates"]
-        lines += ["", "## `configs/emoji.py`", ""]
-        lines += [
-            f"`{result['command']}`, {result['machine']}, seed {result['seed']} alone: {result['steps']:,} steps in"
-        ]
-        lines += [
-            f"{result['minutes']:.1f} minutes. Names of drawings by an artist never seen, among {candidates:,.0f}:",
-            "",
-        ]
-        lines += ["| language | image to text: recall at 1 | 5 | 10 | text to image: recall at 1 | 5 | 10 |"]
-        lines += ["|---|---:|---:|---:|---:|---:|---:|"]
-        for language in languages:
-            keys = [f"retrieval/{way}/{language}/recall_at_{k}" for way in WAYS for k in (1, 5, 10)]
-            lines += [f"| {language} | " + " | ".join(f"{summary[key]:.3f}" for key in keys) + " |"]
+    runs = newest_of_each_seed(read("emoji"))
+    reached = over_seeds(run["summary"] for run in runs)
+    one_of = re.compile("retrieval/image_to_text/([^/]+)/recall_at_1")
+    languages = sorted(match[1] for match in map(one_of.fullmatch, reached) if match)
+    candidates = reached["retrieval/text_to_image/candidates"].mean
+    lines = ["", "## `configs/emoji.py`", "", runs_in_words(runs)]
+    lines += [f"Names of drawings by an artist never seen, among {candidates:,.0f}:", ""]
+    lines += ["| language | image to text: recall at 1 | 5 | 10 | text to image: recall at 1 | 5 | 10 |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    for language in languages:
+        keys = [f"retrieval/{way}/{language}/recall_at_{k}" for way in WAYS for k in (1, 5, 10)]
+        lines += [f"| {language} | " + " | ".join(f"{reached[key]:.3f}" for key in keys) + " |"]
     return lines
+
+
+def runs_in_words(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What was run over which seeds, where, and how long it took; runs of one experiment, see `newest_of_each_seed`."""
+    took, seeds = over_seeds(runs), ", ".join(str(run["seed"]) for run in runs)
+    machines = " and ".join(dict.fromkeys(run["machine"] for run in runs))
+    whose = f"seed {seeds} alone" if len(runs) == 1 else f"seeds {seeds}, mean ± standard deviation"
+    what = f"`{without_seed(runs[0]['command'])}`, {machines}, {whose}"
+    return f"{what}: {took['steps']:,.0f} steps in {took['minutes']:.1f} minutes."
 
 
 def _input() -> list[str]:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.record import read
 from benchmarks.tables import DOCS, PAGES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -10,6 +11,19 @@ README = Path(__file__).parent.parent / "README.md"
 @pytest.mark.parametrize("page", PAGES)
 def test_tables_are_generated_from_the_results(page):
     assert (DOCS / page).read_text() == PAGES[page]()
+
+
+def test_tables_show_the_spread_over_seeds(monkeypatch):
+    first = {**read("emoji")[-1], "seed": 0, "command": "python main.py --config=a.py", "steps": 100, "minutes": 2.0}
+    second = first | {"seed": 1, "command": "python main.py --config=a.py --config.seed=1", "steps": 102}
+    key = "retrieval/image_to_text/de/recall_at_1"
+    first["summary"], second["summary"] = (first["summary"] | {key: value} for value in (0.25, 0.5))
+    lines = {"emoji": [second, first]}
+    monkeypatch.setattr("benchmarks.tables.read", lambda name: lines.get(name) or read(name))
+    page = PAGES["benchmarks.md"]()
+    assert "`python main.py --config=a.py`," in page
+    assert "seeds 0, 1, mean ± standard deviation: 101 ± 1 steps in 2.0 ± 0.0 minutes." in page
+    assert "| de | 0.375 ± 0.177 | " in page
 
 
 def test_the_readme_names_what_is_there():

@@ -6,6 +6,7 @@ versions. Whoever comes back with another config is refused: the losses would no
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from mmfuse.types import CheckpointError
@@ -99,7 +101,7 @@ def with_config(arguments: Sequence[str]) -> list[str]:
 
 
 def provenance() -> dict[str, Any]:
-    """The git hash, whether files differ from it, and the versions of what computes."""
+    """The git hash, whether files differ from it, the config's flags, the machine, the versions of what computes."""
 
     def git(*words):
         done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
@@ -110,9 +112,20 @@ def provenance() -> dict[str, Any]:
         "flags": _config_flags(sys.argv[1:]),
         "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
-        "machine": platform.machine(),
+        "machine": machine(),
         **{name: version(name) for name in PACKAGES},
     }
+
+
+def machine() -> str:
+    """Devices, cores and processor, in words."""
+    return f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {_processor()}"
+
+
+def _processor():
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _config_flags(arguments):

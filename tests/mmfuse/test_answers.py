@@ -36,14 +36,24 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def shown(tokenizer):
+def show(tokenizer):
+    """What a report shows of a state that was evaluated."""
     source = Asked()
     recipe = Recipe({"image": told.IMAGE}, {"prompt": TextSpec("questions", 1, 17)}, tokenizer)
     stream = evaluation_stream("test", source, recipe, rows=8)
     mesh = make_mesh(data=2)
-    evaluators = {"vqa": Answering(stream, told.merge, mesh, tokenizer=tokenizer, tokens=7, workers=0)}
-    state = told.state_that_writes("red circle", tokenizer, after=PROMPT)
-    return show_examples(state, evaluators, {"vqa": source}, told.merge, mesh)["vqa"]["answers"]
+    evaluator = Answering(stream, told.merge, mesh, tokenizer=tokenizer, tokens=7, workers=0)
+
+    def run(state):
+        evaluator(state)
+        return show_examples(state, {"vqa": evaluator}, {"vqa": source}, told.merge, mesh)["vqa"]["answers"]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def shown(show, tokenizer):
+    return show(told.state_that_writes("red circle", tokenizer, after=PROMPT))
 
 
 def test_cards_say_what_was_written_and_whether_it_is_right(shown):
@@ -55,6 +65,12 @@ def test_cards_say_what_was_written_and_whether_it_is_right(shown):
         assert text["probability"] > 0.9 and all(word["probability"] > 0.9 for word in text["words"])
     assert sorted(card["key"] for card in shown["worst"]) == ["1", "3", "4"]
     json.dumps(shown, allow_nan=False)
+
+
+def test_the_texts_are_those_over_the_evidence(show, tokenizer):
+    found = show(told.state_that_writes("red circle", tokenizer, after=PROMPT, only_blind=True))
+    words = {card["key"]: [word["text"] for word in card["texts"][0]["words"]] for card in found["shown"]}
+    assert words == {"0": [], "1": [], "3": ["red", "circle"], "4": []}
 
 
 def test_each_word_has_a_map_of_each_layer_and_the_rollout(shown):

@@ -1,8 +1,10 @@
 """Is a folder refused to a run that it does not belong to, and given back to the one it does?"""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -41,6 +43,7 @@ def test_what_is_written_down(tmp_path):
     origin = json.loads((tmp_path / PROVENANCE).read_text())
     assert {"git", "flags", "changed", "python", "machine", *PACKAGES} == set(origin)
     assert origin["jax"][0].isdigit() and isinstance(origin["changed"], bool)
+    assert origin["machine"].startswith(f"{jax.device_count()} × cpu, {os.cpu_count()} cores, ")
 
 
 @pytest.mark.parametrize(
