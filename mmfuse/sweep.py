@@ -87,7 +87,7 @@ def table(reached: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 class _OneByOne:
-    """Starts programs. When it is told to stop, it tells the program that runs, and starts no other."""
+    """Runs programs. When it is told to stop, it tells the program that runs, and lets no other go on."""
 
     def __init__(self):
         self.process, self.stops = None, False
@@ -102,10 +102,8 @@ class _OneByOne:
 
     def __call__(self, command: Sequence[str]) -> int:
         """Returns the program's exit code, or STOPPED."""
-        if self.stops:
-            return STOPPED
         self.process = subprocess.Popen(command)
-        if self.stops:  # it came while the program was started
+        if self.stops:  # it came before there was a program to be told
             self.process.terminate()
         code = self.process.wait()
         return STOPPED if self.stops else code

@@ -90,6 +90,23 @@ def test_a_signal_reaches_the_run_and_no_other_is_begun(tmp_path, number):
     assert not (tmp_path / "results").exists()
 
 
+class Interrupted(list):
+    """Runs, between which a signal comes."""
+
+    def __iter__(self):
+        for number, run in enumerate(super().__iter__()):
+            if number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield run
+
+
+def test_a_signal_between_two_runs_is_heard(tmp_path, capfd):
+    touched = tmp_path / "touched"
+    runs = planned(tmp_path, "pass", f"open({str(touched)!r}, 'w')")
+    assert sweep(Interrupted(runs), tmp_path / "results") == 75
+    assert len(read_lines(tmp_path / "results" / "some.jsonl")) == 1 and not touched.exists()
+
+
 def test_a_table_counts_the_seeds_that_have_a_number():
     assert table({"a": [{"x": 1.0, "y": 2.0}, {"x": 2.0}], "b": [{"x": 1234.5}]})[2:] == [
         "| a | x | 1.500 ± 0.707 | 2 |",
@@ -112,7 +129,7 @@ def test_a_table_counts_the_seeds_that_have_a_number():
 )
 def test_a_wrong_command_is_refused_before_anything_is_begun(tmp_path, capsys, arguments, words):
     with pytest.raises(SystemExit) as refusal:
-        main([f"--out={tmp_path}", "--seeds=0,1", *arguments])
+        main([f"--out={tmp_path}", f"--results={tmp_path}", "--seeds=0,1", *arguments])
     assert refusal.value.code == 2 and words in capsys.readouterr().err
 
 
