@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: test lint clean
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/ready  ## learns to find, to describe and to answer, in a quarter of an hour; goes on where it was stopped
+	$(BIN)/python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(VENV)/ready  ## runs the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -39,7 +39,7 @@ from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, FlatPool, L
 from mmfuse.towers.text import TextTower
 from mmfuse.towers.vit import ViT
 from mmfuse.training.step import StreamObjectives
-from mmfuse.types import EOS, ConfigError, Question
+from mmfuse.types import EOS, ConfigError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
@@ -161,9 +161,8 @@ def _convnet(config, vocabulary, dtype, rngs):
     norm = lookup(NORMS, config.norm, "norm")
     grid = tuple(size // step for size, step in zip(config.image, reach(config.patch, config.blocks)))
     pool, position = _pool(config, math.prod(grid), dtype, rngs), _position(config, grid, rngs)
-    return ConvNet(
-        config.width, config.blocks, norm, pool, patch=config.patch, position=position, dtype=dtype, rngs=rngs
-    )
+    shared = {"patch": config.patch, "position": position, "dtype": dtype, "rngs": rngs}
+    return ConvNet(config.width, config.blocks, norm, pool, **shared)
 
 
 TOWERS = {"vit": _image_tower, "convnet": _convnet, "audio": _audio_tower, "text": _text_tower}
@@ -223,22 +222,11 @@ def _objective(config):
     return lookup(OBJECTIVES, config.kind, "kind of objective")(**arguments)
 
 
-def make_evaluator(
-    config: ConfigDict,
-    stream,
-    merge,
-    mesh,
-    *,
-    tokenizer: Tokenizer,
-    workers: int,
-    practice: list[Question] | None = None,
-) -> Evaluator:
-    """An evaluator over a finite stream; `merge` makes a model of a state; `practice` is what `Answering` takes."""
+def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokenizer, workers: int, **own) -> Evaluator:
+    """An evaluator over a finite stream; `merge` makes a model of a state; `own` goes to this kind alone."""
     others = ("kind", "source", "stream", "called", "question_only")
-    arguments = {key: value for key, value in config.items() if key not in others}
+    arguments = own | {key: value for key, value in config.items() if key not in others}
     kind = lookup(EVALUATORS, config.kind, "evaluator")
-    if kind is Answering:
-        arguments["practice"] = practice
     if issubclass(kind, Writing | Classification):
         arguments["tokenizer"] = tokenizer
     if issubclass(kind, Writing):

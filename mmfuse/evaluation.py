@@ -19,7 +19,7 @@ from input_pipeline.streams import evaluation_stream
 from input_pipeline.tokenizers import Tokenizer
 from mmfuse import build, build_data
 from mmfuse.analysis.examples import show_examples
-from mmfuse.analysis.record import named, write_examples
+from mmfuse.analysis.record import named, time_spent, write_examples
 from mmfuse.analysis.report import report_path, write_report
 from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.evaluators.writing import Writing
@@ -57,7 +57,8 @@ class Evaluation:
             recipe, sizes = build_data.make_recipe(config.stream, self.tokenizer), config.stream
             stream = evaluation_stream(name, self.sources[name], recipe, rows=sizes.rows, examples=sizes.examples)
             own = {"tokenizer": self.tokenizer, "workers": self.config.loader.workers}
-            own["practice"] = build_data.read_questions(config.question_only) if "question_only" in config else None
+            if "question_only" in config:
+                own["practice"] = build_data.read_questions(config.question_only)
             made[name] = build.make_evaluator(config, stream, self.merge, self.mesh, **own)
         return made
 
@@ -81,7 +82,8 @@ class Evaluation:
         return numbers | {"rejected/total": float(len(rejected))}
 
     def summarize(self, numbers: dict[str, float], name: str = "") -> None:
-        """Writes `summary.json`."""
+        """Writes `summary.json`; beside the numbers of a run's own evaluation stands the time that its steps took."""
+        numbers = numbers if name else numbers | time_spent(self.workdir)
         text, path = json.dumps(numbers, indent=2), self.workdir / named("summary", name, ".json")
         if jax.process_index() == 0:
             path.write_text(text + "\n")

@@ -19,6 +19,7 @@ from input_pipeline.collate import collate
 from input_pipeline.streams import training_stream
 from input_pipeline.tokenizers import Tokenizer, source_texts, train_tokenizer
 from mmfuse import build, build_data
+from mmfuse.analysis.report import report_path
 from mmfuse.describe import describe_batches, describe_cost, describe_state
 from mmfuse.evaluation import Evaluation
 from mmfuse.objectives.cost import count_flops
@@ -169,7 +170,7 @@ class Experiment:
         finally:
             writer.close()
             checkpointer.close()
-        LOGGER.info("the run of %d steps in %s is complete", config.train.steps, self.workdir)
+        LOGGER.info("the run of %d steps is complete: look at %s", config.train.steps, report_path(self.workdir))
 
     def evaluate(self) -> None:
         """Evaluates the newest checkpoint; writes `summary.json` and `report.html`, with `-{name}` where it has one.

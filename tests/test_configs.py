@@ -16,6 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 CONFIGS = {  # by the names of their golden files
     "tiny": "tiny",
     "tiny_tars": "tiny:shards/train-{000..003}.tar",
+    "quickstart": "quickstart",
     "emoji": "emoji",
     "own_data_small": "own_data:small",
     "own_data_base": "own_data:base",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mmfuse.types import CheckpointError
 
-CONTROLS = ("chance", "majority", "blind")
+CONTROLS = ("chance", "majority", "blind", "question_only", "no_evidence")
 EXAMPLES = "examples"
 # What people ask for first, by the ends of names, in this order.
 HEADLINES = ("accuracy", "recall_at_1", "attribute_f1", "cider", "digits")
@@ -50,6 +50,14 @@ def read_record(workdir: str | Path, evaluation: str = "") -> Record:
     numbers = json.loads(summary.read_text())
     name = folder.resolve().name + (f", evaluated as {evaluation}" if evaluation else "")
     return Record(name, numbers, metrics, timing, steps, config, provenance, examples)
+
+
+def time_spent(workdir: str | Path) -> dict[str, float]:
+    """What `timing.jsonl` says of all steps: `time/wall_seconds`, and `data/wait_share` of them, 0 … 1."""
+    steps = _lines(Path(workdir) / "timing.jsonl")
+    seconds = sum(step["seconds"] for step in steps)
+    waited = sum(step["seconds"] * step["wait_share"] for step in steps)
+    return {"time/wall_seconds": seconds, "data/wait_share": waited / seconds if seconds else 0.0}
 
 
 def named(what: str, evaluation: str, ending: str = "") -> str:

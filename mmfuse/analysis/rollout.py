@@ -39,9 +39,10 @@ def roll_out(traced: Trace) -> dict[str, Float[Array, "R t S"]]:
       Memory name → shares of its inputs, and `text` → shares of the tokens before; together they sum to 1.
     """
     rows, length = traced.log_probability.shape
-    inputs = {name: _tower_inputs(traced, name, rows) for name in traced.tokens}
+    inputs = {name: _tower_inputs(attention, rows) for name, attention in traced.towers.items()}
     text = jnp.broadcast_to(jnp.eye(length), (rows, length, length))
-    seen = {name: jnp.zeros((rows, length, part.shape[-1])) for name, part in inputs.items()}
+    # Nothing before the first fusion: zeros would do, but on CPU a product with them was seen to read foreign memory.
+    seen: dict[str, Array] = {}
     for layer in traced.layers:
         if layer.text is not None:
             weights = layer.text.mean(axis=1)
@@ -52,14 +53,13 @@ def roll_out(traced: Trace) -> dict[str, Float[Array, "R t S"]]:
             each = {name: weights.mean(axis=1) for name, weights in layer.memory.items()}
             looked = jnp.stack([weights.sum(axis=-1, keepdims=True) for weights in each.values()]).sum(axis=0)
             text = text / (1 + looked)
-            seen = {name: (part + each[name] @ inputs[name]) / (1 + looked) for name, part in seen.items()}
+            # the tokens of a tower without attention are their own inputs
+            each |= {name: each[name] @ part for name, part in inputs.items()}
+            seen = {name: (seen.get(name, 0) + part) / (1 + looked) for name, part in each.items()}
     return {"text": text, **seen}
 
 
-def _tower_inputs(traced, name, rows) -> Float[Array, "R S S"]:
+def _tower_inputs(attention: Float[Array, "L A I N S S"], rows: int) -> Float[Array, "R I*S I*S"]:
     """For each text, out of which inputs the tokens of a memory are made; its items see nothing of one another."""
-    examples, size = traced.tokens[name].segment.shape
-    shares = jnp.broadcast_to(jnp.eye(size), (examples, size, size))
-    if name in traced.towers:
-        shares = jax.vmap(lambda items: jax.scipy.linalg.block_diag(*items))(rollout(traced.towers[name]))
-    return jnp.repeat(shares, rows // examples, axis=0)
+    shares = jax.vmap(lambda items: jax.scipy.linalg.block_diag(*items))(rollout(attention))
+    return jnp.repeat(shares, rows // len(shares), axis=0)
