@@ -67,11 +67,14 @@ TAKES: Mapping[str, Callable[[Example], tuple[Piece, ...]]] = {
     "whole_captions": lambda example: tuple(caption for caption in example.captions if caption.whole),
     "first_captions": lambda example: first_of_each_language(example.captions),
     "questions": lambda example: example.questions,
-    "captions_and_questions": lambda example: (*example.captions, *example.questions),
+    "whole_captions_and_questions": lambda example: (
+        *(caption for caption in example.captions if caption.whole),
+        *example.questions,
+    ),
     "description": lambda example: (Caption(example.description),) if example.description else (),
 }
 IN_LANGUAGES = ("captions", "whole_captions", "first_captions")  # the takes whose texts all say their language
-CAPTIONED = (*IN_LANGUAGES, "captions_and_questions")  # whose captions can be chosen by language
+CAPTIONED = (*IN_LANGUAGES, "whole_captions_and_questions")  # whose captions can be chosen by language
 ROLES = ("source", "caption", "prompt", "target")
 LEAST_LENGTH = 3  # BOS, one token of text, EOS
 
