@@ -99,7 +99,7 @@ def answering(source: dict, *, signals: dict, examples: int, length: int, **chan
         "source": source,
         "stream": {"rows": 64, "examples": examples, "signals": signals, "text": {"prompt": prompt}},  # at most
         "tokens": 6,  # of the longest answer
-        # "question_only": {"source": …, "records": …} trains a control that only reads on these records' questions
+        # "question_only": {"source": …, "records": …}: a control that only reads is trained on these records' questions
         "decoding": decoding(),
         "called": {},  # number → its key in the summary, where that is not evaluator/number
         **changes,

@@ -57,6 +57,15 @@ def without_seed(command: str) -> str:
     return " ".join(SEED.sub("", command).split())
 
 
+def runs_in_words(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What was run over which seeds, where, and how long it took; runs of one experiment, see `newest_of_each_seed`."""
+    took, seeds = over_seeds(runs), ", ".join(str(run["seed"]) for run in runs)
+    machines = " and ".join(dict.fromkeys(run["machine"] for run in runs))
+    whose = f"seed {seeds} alone" if len(runs) == 1 else f"seeds {seeds}, mean ± standard deviation"
+    what = f"`{without_seed(runs[0]['command'])}`, {machines}, {whose}"
+    return f"{what}: {took['steps']:,.0f} steps in {took['minutes']:.1f} minutes."
+
+
 def run_line(workdir: str | Path) -> dict[str, Any]:
     """The line of a finished run.
 

@@ -1,16 +1,16 @@
-from pathlib import Path
-
 import pytest
 
 from benchmarks.record import read
-from benchmarks.tables import DOCS, PAGES
-
-README = Path(__file__).parent.parent / "README.md"
+from benchmarks.tables import DOCS, PAGES, README, readme
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_tables_are_generated_from_the_results(page):
     assert (DOCS / page).read_text() == PAGES[page]()
+
+
+def test_the_readmes_table_is_generated_from_the_results():
+    assert README.read_text() == readme()
 
 
 def test_tables_show_the_spread_over_seeds(monkeypatch):
