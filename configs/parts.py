@@ -16,7 +16,9 @@ def encoder(width: int, depth: int, heads: int, **changes) -> dict:
         "key_heads": heads,  # fewer: grouped queries
         "mlp": 4 * width,  # hidden width of the MLP
         "norm": "layer",  # layer | rms
-        "position": "learned",  # learned | sincos | rotary
+        "epsilon": 1e-6,  # of the norms
+        "activation": "gelu_tanh",  # gelu_tanh | gelu | quick_gelu | relu | silu
+        "position": "learned",  # learned | resized (to the grid of each picture) | sincos | rotary
         "remat": False,  # recompute activations in the backward pass
         "unroll": False,  # write all layers out in the program
         **changes,
@@ -26,7 +28,14 @@ def encoder(width: int, depth: int, heads: int, **changes) -> dict:
 def vit(width: int, depth: int, heads: int, *, image: tuple[int, int], patch: tuple[int, int], **changes) -> dict:
     """A vision transformer over images of `image` = (height, width) pixels."""
     own = {"kind": "vit", "image": image, "patch": patch, "class_token": False, "pool": "mean"}
-    return encoder(width, depth, heads, **(own | changes))
+    pixels = {"channels": 3, "center": 127.5, "scale": 127.5}  # enter as (value − center) / scale
+    released = {
+        "class_position": False,  # a learned position for the class token, too
+        "pre_norm": False,  # a norm before the first block
+        "patch_bias": True,
+        "crop": False,  # leave out pixels that fill no patch, rather than refuse them
+    }
+    return encoder(width, depth, heads, **(own | pixels | released | changes))
 
 
 def convnet(width: int, blocks: tuple[int, ...], *, image: tuple[int, int], patch: tuple[int, int], **changes) -> dict:
@@ -46,7 +55,11 @@ def audio(width: int, depth: int, heads: int, *, samples: int, patch: tuple[int,
 def text(width: int, depth: int, heads: int, *, length: int, **changes) -> dict:
     """A text tower over at most `length` tokens."""
     own = {"kind": "text", "length": length, "causal": False, "pool": "mean"}
-    return encoder(width, depth, heads, **(own | changes))
+    released = {
+        "eos": 2,  # the id that the pools eos and end look for; None: end looks for the highest
+        "packed": True,  # rows may hold several texts
+    }
+    return encoder(width, depth, heads, **(own | released | changes))
 
 
 def decoder(width: int, depth: int, heads: int, *, length: int, memories: tuple[str, ...], **changes) -> dict:

@@ -26,20 +26,20 @@ from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.nn.attention import Attention
-from mmfuse.nn.mlp import Mlp
+from mmfuse.nn.mlp import ACTIVATIONS, Mlp
 from mmfuse.nn.norms import LayerNorm, RMSNorm
-from mmfuse.nn.positions import LearnedPosition, SinCosPosition
+from mmfuse.nn.positions import LearnedPosition, ResizedPosition, SinCosPosition
 from mmfuse.objectives.contrastive import Contrastive, sigmoid_loss, softmax_loss
 from mmfuse.objectives.generation import Generation
 from mmfuse.stack.block import SelfBlock
 from mmfuse.stack.stack import Segment, Stack
 from mmfuse.towers.audio import AudioTower
 from mmfuse.towers.convnet import ConvNet, reach
-from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, FlatPool, LastPool, MeanPool
+from mmfuse.towers.pooling import AttentionPool, EndPool, EosPool, FinalPool, FirstPool, FlatPool, LastPool, MeanPool
 from mmfuse.towers.text import TextTower
 from mmfuse.towers.vit import ViT
 from mmfuse.training.step import StreamObjectives
-from mmfuse.types import EOS, ConfigError
+from mmfuse.types import ConfigError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
@@ -56,7 +56,7 @@ def lookup(table: Mapping[str, Any] | ConfigDict, name: str, what: str) -> Any:
 
 
 def _block(config, kind, dtype, rngs):
-    width, norm, fuses = config.width, lookup(NORMS, config.norm, "norm"), kind is GatedCrossBlock
+    width, fuses = config.width, kind is GatedCrossBlock
     attention = Attention(
         width,
         config.heads,
@@ -66,7 +66,16 @@ def _block(config, kind, dtype, rngs):
         dtype=dtype,
         rngs=rngs,
     )
-    return kind(attention, Mlp(width, config.mlp, dtype=dtype, rngs=rngs), norm(width), norm(width))
+    return kind(attention, _mlp(config, dtype, rngs), _norm(config), _norm(config))
+
+
+def _mlp(config, dtype, rngs):
+    activation = lookup(ACTIVATIONS, config.activation, "activation")
+    return Mlp(config.width, config.mlp, activation=activation, dtype=dtype, rngs=rngs)
+
+
+def _norm(config):
+    return lookup(NORMS, config.norm, "norm")(config.width, epsilon=config.epsilon)
 
 
 def _stack(config, dtype, rngs, cross_every=0):
@@ -87,6 +96,7 @@ def _stack(config, dtype, rngs, cross_every=0):
 def _position(config, extent, rngs):
     table = {
         "learned": lambda: LearnedPosition(extent, config.width, rngs=rngs),
+        "resized": lambda: ResizedPosition(extent, config.width, rngs=rngs),
         "sincos": lambda: SinCosPosition(config.width, axes=len(extent)),
         "rotary": lambda: None,
         "none": lambda: None,
@@ -98,14 +108,16 @@ def _pool(config, positions, dtype, rngs):
     def attention_pool():
         width = config.width
         attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
-        mlp, norm = Mlp(width, config.mlp, dtype=dtype, rngs=rngs), LayerNorm(width)
-        return AttentionPool(width, attention, mlp, norm, rngs=rngs)
+        norm = LayerNorm(width, epsilon=config.epsilon)
+        return AttentionPool(width, attention, _mlp(config, dtype, rngs), norm, rngs=rngs)
 
     table = {
         "first": FirstPool,
         "last": LastPool,
         "mean": MeanPool,
-        "eos": lambda: EosPool(EOS),
+        "eos": lambda: EosPool(config.eos),
+        "end": lambda: EndPool(config.eos),
+        "final": FinalPool,
         "flat": lambda: FlatPool(positions, config.width, dtype=dtype, rngs=rngs),
         "attention": attention_pool,
     }
@@ -134,7 +146,9 @@ def _vit(config, extent, dtype, rngs, **changes):
 
 
 def _image_tower(config, vocabulary, dtype, rngs):
-    return _vit(config, config.image, dtype, rngs)
+    own = ("channels", "center", "scale", "patch_bias", "class_position", "crop")
+    pre_norm = _norm(config) if config.pre_norm else None
+    return _vit(config, config.image, dtype, rngs, pre_norm=pre_norm, **{name: config[name] for name in own})
 
 
 def _audio_tower(config, vocabulary, dtype, rngs):
@@ -151,6 +165,7 @@ def _text_tower(config, vocabulary, dtype, rngs):
         _pool(config, config.length, dtype, rngs),
         vocabulary=vocabulary,
         causal=config.causal,
+        packed=config.packed,
         position=_position(config, (config.length,), rngs),
         dtype=dtype,
         rngs=rngs,
@@ -180,7 +195,7 @@ def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
         for name, tower in model.towers.items()
     }
     widths = {name: tower.width for name, tower in model.towers.items()}
-    dual = DualTower(widths, **model.dual, dtype=dtype, rngs=rngs) if "dual" in model else None
+    dual = DualTower(widths, **model.dual.to_dict(), dtype=dtype, rngs=rngs) if "dual" in model else None
     return Multimodal(
         towers, dual, _single(model.single, widths, vocabulary, dtype, rngs) if "single" in model else None
     )

@@ -13,11 +13,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.names import require_known
 from input_pipeline.streams import FITS
 from input_pipeline.texts import LEAST_LENGTH, check_spec
 from mmfuse import build, build_data
 from mmfuse.evaluators.classification import check_classes
 from mmfuse.inference.decoding import make_decoding
+from mmfuse.models.dual_tower import PROJECTIONS
 from mmfuse.towers.convnet import reach
 from mmfuse.training.workdir import flatten
 from mmfuse.types import ConfigError
@@ -121,6 +123,14 @@ def _check_model(config):
         build.lookup(build.TOWERS, tower.kind, "tower")
         check = _check_convnet if tower.kind == "convnet" else _check_stack
         check(f"model.towers.{name}", tower)
+    for name, projection in model.get("dual", {}).get("projection", {}).items():
+        require_known("projection", projection, PROJECTIONS)
+        width = build.lookup(model.towers, name, "tower in model.dual.projection:").width
+        _require(
+            projection != "none" or width == model.dual.embedding,
+            f"model.dual.projection.{name} is 'none', and the tower is {width} wide where the shared space has "
+            f"{model.dual.embedding}: take 'linear', or make them equal.",
+        )
     if "single" in model:
         _check_stack("model.single", model.single)
         for memory in model.single.memories:
@@ -159,7 +169,7 @@ def _check_stack(name, stack):
     if stack.position == "rotary":
         size = stack.width // stack.heads
         _require(size % 2 == 0, f"{name}: rotary positions turn pairs, and a head is {size} wide: make it even.")
-    if "patch" in stack:
+    if "patch" in stack and not stack.get("crop", False):
         extent = stack.image if "image" in stack else (stack.samples // stack.hop, stack.bands)
         _require(
             all(size % patch == 0 for size, patch in zip(extent, stack.patch)),

@@ -1,7 +1,7 @@
 """Where do modalities meet that never look at one another?
 
 In a shared space: each tower's pooled vector is projected and normalised, and a learned temperature and bias turn
-cosines into logits. Both are always there, so that changing the loss changes no parameter.
+cosines into logits. Both are there unless a config says otherwise, so that changing the loss changes no parameter.
 References: CLIP, arXiv 2103.00020; SigLIP, arXiv 2303.15343.
 """
 
@@ -15,6 +15,15 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+PROJECTIONS = ("linear", "affine", "none")
+
+
+class Identity(nnx.Module):
+    """Leaves a tower's pooled vector as it is."""
+
+    def __call__(self, pooled: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        return pooled
+
 
 class DualTower(nnx.Module):
     """Projections into the shared space, for any two or more modalities."""
@@ -25,7 +34,8 @@ class DualTower(nnx.Module):
         embedding: int,
         *,
         temperature: float,
-        bias: float,
+        bias: float | None,
+        projection: Mapping[str, str] | None = None,
         max_scale: float = 100.0,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -36,19 +46,24 @@ class DualTower(nnx.Module):
           widths: tower name → width of its pooled vector.
           embedding: E.
           temperature: of the start; logits are cosines divided by it.
-          bias: of the start; only the sigmoid loss uses it.
+          bias: of the start; only the sigmoid loss uses it. None: there is no such parameter.
+          projection: tower name → how its pooled vector enters the space: "linear" (where not given), "affine" (with
+            a bias) or "none" (as it is; E wide).
           max_scale: the most by which cosines are multiplied.
           dtype: of the projection; embeddings are float32.
           rngs: draws the parameters.
         """
+        kinds = {name: (projection or {}).get(name, "linear") for name in widths}
         self.projections = nnx.Dict(
             {
-                name: nnx.Linear(width, embedding, use_bias=False, dtype=dtype, rngs=rngs)
+                name: Identity()
+                if kinds[name] == "none"
+                else nnx.Linear(width, embedding, use_bias=kinds[name] == "affine", dtype=dtype, rngs=rngs)
                 for name, width in widths.items()
             }
         )
         self.log_scale = nnx.Param(jnp.full((), -math.log(temperature)))
-        self.logit_bias = nnx.Param(jnp.full((), float(bias)))
+        self.logit_bias = None if bias is None else nnx.Param(jnp.full((), float(bias)))
         self.max_log_scale = math.log(max_scale)
 
     def embed(self, tower: str, pooled: Float[Array, "*B D"]) -> Float[Array, "*B E"]:
@@ -66,5 +81,9 @@ class DualTower(nnx.Module):
 
     @property
     def bias(self) -> Float[Array, ""]:
-        """What is added to the logits of the sigmoid loss."""
-        return self.logit_bias[...]
+        """What is added to the logits of the sigmoid loss; 0 where there is no such parameter."""
+        return jnp.zeros(()) if self.logit_bias is None else self.logit_bias[...]
+
+    def logits(self, rows: Float[Array, "A E"], columns: Float[Array, "B E"]) -> Float[Array, "A B"]:
+        """scale · cosine + bias of unit embeddings, in float32."""
+        return self.scale * jnp.einsum("AE,BE->AB", rows, columns, precision=jax.lax.Precision.HIGHEST) + self.bias

@@ -53,6 +53,27 @@ class EosPool(nnx.Module):
         return jnp.where(found.any(axis=1)[:, None], first, LastPool()(tokens))
 
 
+class EndPool(nnx.Module):
+    """The end of a text, as the released CLIP looks for it, in the padding too: the first token whose id is `eos`, or
+    the first of those with the highest id where `eos` is None; the first token of a text without an end."""
+
+    def __init__(self, eos: int | None):
+        self.eos = eos
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        if ids is None:
+            raise ValueError("the pool 'end' looks for a token id, and these tokens have none: take another pool")
+        marks = ids if self.eos is None else (ids == self.eos).astype(jnp.int32)
+        return _take(tokens, marks.argmax(axis=1))
+
+
+class FinalPool(nnx.Module):
+    """The token in the last place, padding or not: of SigLIP's texts, which all have one length."""
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        return _take(tokens, jnp.full(tokens.segment.shape[0], tokens.segment.shape[1] - 1))
+
+
 class MeanPool(nnx.Module):
     """The mean of the tokens that are not padding, in float32."""
 

@@ -38,21 +38,32 @@ class TextTower(nnx.Module):
         *,
         vocabulary: int,
         causal: bool,
+        packed: bool = True,
         position: nnx.Module | None = None,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Args: see `ViT`; `vocabulary` ids, `causal` where a token may see only those before it."""
+        """Builds the token embedding around a stack.
+
+        Args:
+          width, stack, pool, position, dtype, rngs: see `ViT`.
+          vocabulary: the number of ids.
+          causal: a token may see only those before it.
+          packed: a row may hold several texts: places count within each of them, and padding sees nothing. Otherwise
+            places count from the row's start, and padding, which nobody sees, sees the text: as in released models,
+            some of which pool what stands in the padding.
+        """
         self.embed = nnx.Embed(vocabulary, width, dtype=dtype, rngs=rngs)
-        self.position, self.stack, self.pool, self.causal = position, stack, pool, causal
+        self.position, self.stack, self.pool = position, stack, pool
+        self.causal, self.packed = causal, packed
 
     def __call__(self, ids: Int[Array, "B T"], segment: Int[Array, "B T"], probe: dict | None = None) -> TowerOutput:
         """Reads texts; tokens see their own segment."""
-        position = places(segment)
+        position = places(segment if self.packed else jnp.zeros_like(segment))
         values = self.embed(ids)
         if self.position is not None:
             values = values + self.position(position).astype(values.dtype)
-        mask = Mask(query_segment=segment, key_segment=segment, causal=self.causal)
+        mask = Mask(query_segment=segment if self.packed else None, key_segment=segment, causal=self.causal)
         out = self.stack(values, Context(mask, position), probe=probe)
         code = jnp.full_like(segment, MODALITIES.index("text"))
         tokens = Tokens(out.values, segment, position, code, jnp.zeros_like(segment))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Num
 
 from mmfuse.nn.masks import Mask
 from mmfuse.stack.block import Context
@@ -34,8 +34,12 @@ class ViT(nnx.Module):
         channels: int = 3,
         position: nnx.Module | None = None,
         class_token: bool = False,
-        center: float = 127.5,
-        scale: float = 127.5,
+        class_position: bool = False,
+        pre_norm: nnx.Module | None = None,
+        patch_bias: bool = True,
+        crop: bool = False,
+        center: float | tuple[float, ...] = 127.5,
+        scale: float | tuple[float, ...] = 127.5,
         modality: str = "image",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -49,16 +53,22 @@ class ViT(nnx.Module):
           channels: of the picture.
           position: maps (row, column) to a vector that is added; None where the stack's attention rotates.
           class_token: puts a learned token before the patches.
-          center, scale: pixels enter as (value − center) / scale.
+          class_position: adds a learned position to the class token, too.
+          pre_norm: normalises the tokens before the first block.
+          patch_bias: adds a bias to the projected patches.
+          crop: leaves out pixels at the bottom and the right that fill no patch; otherwise they are refused.
+          center, scale: pixels enter as (value − center) / scale; one number, or one for each channel.
           modality: the code that the tokens carry.
           dtype: of the computation.
           rngs: draws the parameters.
         """
         self.patch, self.center, self.scale, self.dtype = tuple(patch), center, scale, dtype
+        self.crop, self.pre_norm = crop, pre_norm
         self.modality = MODALITIES.index(modality)
-        self.embed = nnx.Linear(patch[0] * patch[1] * channels, width, dtype=dtype, rngs=rngs)
+        self.embed = nnx.Linear(patch[0] * patch[1] * channels, width, use_bias=patch_bias, dtype=dtype, rngs=rngs)
         self.position, self.stack, self.pool = position, stack, pool
         self.class_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, width))) if class_token else None
+        self.class_position = nnx.Param(jnp.zeros((1, width))) if class_position else None
 
     def __call__(
         self,
@@ -71,18 +81,49 @@ class ViT(nnx.Module):
         Raises:
           ValueError: h or w is not a multiple of the patch.
         """
-        patches = cut_patches((values.astype(self.dtype) - self.center) / self.scale, self.patch)
+        center, scale = (jnp.asarray(number, self.dtype).reshape(1, 1, 1, -1) for number in (self.center, self.scale))
+        return self.read((values.astype(self.dtype) - center) / scale, size, probe=probe)
+
+    def read(self, values: Float[Array, "B h w c"], size: Int[Array, "B 2"], probe: dict | None = None) -> TowerOutput:
+        """The same for values that are normalised already."""
+        if self.crop:
+            height, width = (extent // patch * patch for extent, patch in zip(values.shape[1:3], self.patch))
+            values = values[:, :height, :width]
+        patches = cut_patches(values, self.patch)
         batch, rows, columns, _ = patches.shape
-        tokens = self.embed(patches.reshape(batch, rows * columns, -1))
         position = jnp.broadcast_to(grid_positions(rows, columns), (batch, rows * columns, 2))
-        if self.position is not None:
-            tokens = tokens + self.position(position).astype(self.dtype)
         segment = holds_any(size, rows, columns, self.patch).astype(jnp.int32)
+        extent = -(-size // jnp.array([self.patch]))
+        return self.read_patches(patches.reshape(batch, rows * columns, -1), position, segment, extent, probe=probe)
+
+    def read_patches(
+        self,
+        patches: Float[Array, "B P phwc"],
+        position: Float[Array, "B P 2"],
+        segment: Int[Array, "B P"],
+        extent: Int[Array, "B 2"],
+        probe: dict | None = None,
+    ) -> TowerOutput:
+        """The same for patches that are cut already, in any order.
+
+        Args:
+          patches: normalised.
+          position: (row, column) of each in its picture's grid.
+          segment: 0 where there is none.
+          extent: rows and columns of each picture's grid.
+          probe: see `Stack`.
+        """
+        tokens, batch = self.embed(patches.astype(self.dtype)), len(patches)
+        if self.position is not None:
+            tokens = tokens + self.position(position, extent).astype(self.dtype)
         if self.class_token is not None:
-            first = jnp.broadcast_to(self.class_token[...][None].astype(self.dtype), (len(values), 1, tokens.shape[-1]))
+            first = self.class_token[...] if self.class_position is None else self.class_token + self.class_position
+            first = jnp.broadcast_to(first[None].astype(self.dtype), (batch, 1, tokens.shape[-1]))
             tokens = jnp.concatenate([first, tokens], axis=1)
             segment = jnp.concatenate([segment.max(axis=1, keepdims=True), segment], axis=1)
             position = jnp.concatenate([jnp.zeros_like(position[:, :1]), position], axis=1)
+        if self.pre_norm is not None:
+            tokens = self.pre_norm(tokens)
         out = self.stack(tokens, Context(Mask(query_segment=segment, key_segment=segment), position), probe=probe)
         tokens = Tokens(out.values, segment, position, jnp.full_like(segment, self.modality), jnp.zeros_like(segment))
         return TowerOutput(tokens, self.pool(tokens), out.aux, out.trace)

@@ -25,6 +25,25 @@ def test_embeddings_are_projected_and_normalised(tower):
     np.testing.assert_allclose(head.embed(tower, pooled), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_projection_may_have_a_bias_or_not_be():
+    kinds = {"image": "none", "text": "affine"}
+    head = DualTower({"image": 5, "text": 3}, 5, temperature=1.0, bias=None, projection=kinds, rngs=nnx.Rngs(0))
+    pooled = jnp.asarray(random.standard_normal((4, 5)), jnp.float32)
+    np.testing.assert_allclose(head.embed("image", pooled), pooled / np.linalg.norm(pooled, axis=1)[:, None], rtol=1e-6)
+    head.projections["text"].bias[...] = jnp.arange(5.0)
+    projected = np.asarray(pooled[:, :3]) @ np.asarray(head.projections["text"].kernel[...]) + np.arange(5)
+    expected = projected / np.linalg.norm(projected, axis=1)[:, None]
+    np.testing.assert_allclose(head.embed("text", pooled[:, :3]), expected, rtol=1e-5)
+    assert head.logit_bias is None and head.bias == 0.0
+
+
+def test_logits_are_scaled_cosines_and_a_bias():
+    head = make_head(temperature=0.5)
+    rows, columns = (jnp.asarray(random.standard_normal((number, E)), jnp.float32) for number in (2, 3))
+    expected = 2 * np.asarray(rows, np.float64) @ np.asarray(columns, np.float64).T - 10
+    np.testing.assert_allclose(head.logits(rows, columns), expected, rtol=1e-5)
+
+
 def test_the_embedding_of_nothing_is_zero_with_a_finite_gradient():
     head, nothing = make_head(), jnp.zeros((2, 5))
     np.testing.assert_array_equal(head.embed("image", nothing), np.zeros((2, E)))

@@ -182,3 +182,20 @@ def test_without_evidence_a_decoder_reads_what_it_would_of_absent_signals(model,
     kept, dropped = decode(state, batch, jnp.array(True)), decode(state, batch, jnp.array(False))
     np.testing.assert_array_equal(dropped, decode(state, absent, jnp.array(True)))
     assert (np.abs(kept - dropped).max(axis=(1, 2)) > 1e-3).all()
+
+
+def test_pictures_and_texts_alone_are_embedded_as_in_a_batch(model, batch, encode):
+    alone = np.array([[True, False]] * len(batch.valid))
+    size = jnp.broadcast_to(jnp.array(batch.signals["image"].values.shape[2:4]), (*alone.shape, 2))
+    whole = replace(batch, "image", item_mask=jnp.asarray(alone), size=size)
+    memory, pixels = encode(whole), jnp.round(whole.signals["image"].values[:, 0])
+    integers = replace(whole, "image", values=jnp.round(whole.signals["image"].values))
+    expected = encode(integers).embeddings["image"][:, 0]
+    np.testing.assert_allclose(model.embed_image(pixels.astype(jnp.uint8)), expected, atol=1e-5)
+    np.testing.assert_allclose(model.embed_image(pixels / 127.5 - 1), expected, atol=1e-5)
+    caption = batch.text["caption"]
+    text = model.embed_text(caption.ids[:, 0], caption.segment[:, 0])
+    np.testing.assert_allclose(text, memory.embeddings["caption"][:, 0], atol=1e-5)
+    full = model.embed_text(caption.ids[:, 0])
+    np.testing.assert_array_equal(full, model.embed_text(caption.ids[:, 0], jnp.ones_like(caption.ids[:, 0], bool)))
+    np.testing.assert_allclose(model.similarity(expected, text), model.dual.logits(expected, text))

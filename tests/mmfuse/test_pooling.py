@@ -7,7 +7,7 @@ from flax import nnx
 
 from mmfuse.nn.attention import Attention
 from mmfuse.nn.mlp import Mlp
-from mmfuse.towers.pooling import AttentionPool, EosPool, FirstPool, FlatPool, LastPool, MeanPool
+from mmfuse.towers.pooling import AttentionPool, EndPool, EosPool, FinalPool, FirstPool, FlatPool, LastPool, MeanPool
 from mmfuse.types import EOS, Tokens
 
 B, S, D = 5, 7, 12
@@ -24,17 +24,31 @@ TOKENS = Tokens(VALUES, SEGMENT, jnp.zeros((B, S, 1)), jnp.zeros_like(SEGMENT), 
 
 @pytest.mark.parametrize(
     "pool, places",
-    [(FirstPool(), [0, 0, None, 0, 0]), (LastPool(), [6, 2, None, 4, 3]), (EosPool(EOS), [4, 2, None, 1, 3])],
-    ids=["first", "last", "eos"],
+    [
+        (FirstPool(), [0, 0, None, 0, 0]),
+        (LastPool(), [6, 2, None, 4, 3]),
+        (EosPool(EOS), [4, 2, None, 1, 3]),
+        (EndPool(EOS), [4, 2, None, 1, 5]),  # in the padding, too
+        (EndPool(None), [0, 0, None, 0, 0]),  # the highest id is 9
+        (EndPool(8), [1, 1, None, 2, 1]),
+        (EndPool(4), [6, 0, None, 0, 0]),  # the first place where there is none
+        (FinalPool(), [6, 6, None, 6, 6]),
+    ],
 )
 def test_pools_that_take_one_token(pool, places):
     expected = [np.zeros(D) if place is None else VALUES[row, place] for row, place in enumerate(places)]
     np.testing.assert_array_equal(pool(TOKENS, IDS), expected)
 
 
-def test_the_eos_pool_wants_token_ids():
+@pytest.mark.parametrize("pool", [EosPool(EOS), EndPool(None)])
+def test_a_pool_that_looks_for_an_id_wants_ids(pool):
     with pytest.raises(ValueError, match="take another pool"):
-        EosPool(EOS)(TOKENS)
+        pool(TOKENS)
+
+
+def test_the_highest_id_is_found_wherever_it_stands():
+    rising = jnp.where(jnp.arange(S)[None] == 3, 50, IDS)
+    np.testing.assert_array_equal(EndPool(None)(TOKENS, rising)[0], VALUES[0, 3])
 
 
 def test_the_mean_is_over_what_is_not_padding():

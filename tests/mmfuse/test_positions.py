@@ -1,11 +1,12 @@
 """Positions: by formula in numpy, and by what they promise."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from mmfuse.nn.positions import LearnedPosition, SinCosPosition, rotate
+from mmfuse.nn.positions import LearnedPosition, ResizedPosition, SinCosPosition, rotate
 
 random = np.random.default_rng(0)
 B, S, N = 2, 5, 3
@@ -36,6 +37,25 @@ def test_a_learned_position_is_a_row_of_its_table():
     module = LearnedPosition((3, 5), 7, rngs=nnx.Rngs(0))
     position = jnp.array([[[0.0, 0.0], [2.0, 3.0], [1.0, 4.0], [9.0, 1.0], [0.0, 9.0]]])
     np.testing.assert_array_equal(module(position)[0], module.table[...][jnp.array([0, 13, 9, 11, 4])])
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 1), (2, 7), (6, 4), (9, 2)])
+def test_a_resized_position_is_the_table_resized_as_a_picture(shape):
+    module = ResizedPosition((3, 5), 7, rngs=nnx.Rngs(0))
+    expected = jax.image.resize(module.table[...].reshape(3, 5, 7), (*shape, 7), "linear", antialias=True)
+    position = jnp.asarray(np.indices(shape).reshape(2, -1).T[None], jnp.float32)
+    got = module(position, jnp.array([shape]))
+    np.testing.assert_allclose(got[0], expected.reshape(-1, 7), atol=1e-6)
+    if shape == (3, 5):
+        np.testing.assert_allclose(module(position)[0], module.table[...], atol=1e-6)
+
+
+def test_positions_beyond_a_picture_are_its_last_and_nothing_is_no_error():
+    module = ResizedPosition((3, 5), 7, rngs=nnx.Rngs(0))
+    inside, beyond = (jnp.array([[place], [place]]) for place in ([1.0, 3.0], [8.0, 9.0]))
+    extent = jnp.array([[2, 4], [0, 0]])
+    np.testing.assert_array_equal(module(beyond, extent)[0], module(inside, extent)[0])
+    assert np.isfinite(module(beyond, extent)).all()
 
 
 def turned(x, angle):

@@ -53,6 +53,17 @@ def test_causality_and_segments_by_gradient(shake, causal, position):
     np.testing.assert_array_equal(moved, same | np.eye(T, dtype=bool)[None])
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_unpacked_texts_hide_padding_from_all_and_from_nobody_else(shake, causal):
+    segment = jnp.array([[0, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
+    tower = shake(make_tower(causal=causal, packed=False))
+    seen = np.broadcast_to(np.asarray(segment)[:, None, :] > 0, (B, T, T))
+    if causal:
+        seen = seen & np.tril(np.ones((T, T), bool))[None]
+    np.testing.assert_array_equal(felt(tower, segment), seen | np.eye(T, dtype=bool)[None])
+    np.testing.assert_array_equal(tower(IDS, segment).tokens.position[..., 0], [range(T)] * B)
+
+
 def test_places_count_within_a_segment():
     segment = jnp.array([[1, 1, 1, 2, 2, 0, 0], [3, 1, 1, 2, 2, 2, 2]])
     np.testing.assert_array_equal(places(segment)[..., 0], [[0, 1, 2, 0, 1, 0, 1], [0, 0, 1, 0, 1, 2, 3]])

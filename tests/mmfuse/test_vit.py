@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from configs import parts
 from mmfuse.build import TOWERS
+from mmfuse.nn.norms import LayerNorm
+from mmfuse.nn.positions import LearnedPosition
 from mmfuse.stack.stack import Stack
 from mmfuse.towers.pooling import MeanPool
 from mmfuse.towers.vit import ViT
@@ -78,6 +80,39 @@ def test_a_tower_that_knows_positions_tells_a_shuffled_picture(shake, position):
     swapped = np.concatenate([PICTURES[:, :, 5:], PICTURES[:, :, :5]], axis=2)
     pooled = [vit(jnp.asarray(pictures), WHOLE).pooled for pictures in (PICTURES, swapped)]
     assert np.abs(pooled[0] - pooled[1]).max() > 1e-3
+
+
+def test_channels_are_scaled_each_by_its_own_numbers():
+    width = PATCH[0] * PATCH[1] * 3
+    numbers = {"center": (1.0, 20.0, 300.0), "scale": (2.0, 3.0, 5.0)}
+    vit = ViT(width, Stack([], Identity()), MeanPool(), patch=PATCH, **numbers, rngs=nnx.Rngs(0))
+    vit.embed.kernel[...] = jnp.eye(width)
+    scaled = (PICTURES - np.array([1, 20, 300])) / [2, 3, 5]
+    for out in (vit(jnp.asarray(PICTURES), WHOLE), vit.read(jnp.asarray(scaled, jnp.float32), WHOLE)):
+        np.testing.assert_allclose(out.tokens.values[:, 0], scaled[:, :2, :5].reshape(B, -1), rtol=1e-6)
+
+
+def test_the_parts_of_released_models_by_hand():
+    """No blocks: what comes out is the norm of the class token with its position, and of the patches with theirs."""
+    parts_of = {"class_token": True, "class_position": True, "pre_norm": LayerNorm(12, epsilon=1e-5)}
+    rngs, position = nnx.Rngs(0), LearnedPosition((ROWS, COLUMNS), 12, rngs=nnx.Rngs(1))
+    stack = Stack([], Identity())
+    vit = ViT(12, stack, MeanPool(), patch=PATCH, patch_bias=False, position=position, **parts_of, rngs=rngs)
+    assert vit.embed.bias is None
+    vit.class_position[...] = jnp.asarray(random.standard_normal((1, 12)), jnp.float32)
+    tokens = vit(jnp.asarray(PICTURES), WHOLE).tokens.values
+    first = np.asarray(vit.class_token[...] + vit.class_position[...])
+    patch = (PICTURES[0, :2, :5].reshape(1, -1) / 127.5 - 1) @ np.asarray(vit.embed.kernel[...]) + position.table[0]
+    for place, value in ((0, first), (1, np.asarray(patch))):
+        expected = (value - value.mean()) / np.sqrt(value.var() + 1e-5)
+        np.testing.assert_allclose(tokens[0, place], expected[0], atol=1e-5)
+
+
+def test_pixels_that_fill_no_patch_are_left_out_where_that_is_wanted(shake):
+    vit = shake(make_vit(crop=True))
+    small, large = PICTURES[:, :4, :5], PICTURES[:, :5, :9]
+    outputs = [vit(jnp.asarray(part), jnp.asarray([part.shape[1:3]] * B)) for part in (small, large)]
+    np.testing.assert_array_equal(outputs[0].tokens.values, outputs[1].tokens.values)
 
 
 def test_a_picture_that_does_not_divide_is_refused():
