@@ -80,9 +80,8 @@ def _norm(config):
 
 def _stack(config, dtype, rngs, cross_every=0):
     """Self-attention blocks, with a gated cross-attention block after every `cross_every` of them, then a norm."""
-    norm = lookup(NORMS, config.norm, "norm")(config.width)
     if not config.depth:
-        return Stack([], norm)
+        return Stack([], _norm(config))
 
     def unit(rngs):
         blocks = {f"self{i}": _block(config, SelfBlock, dtype, rngs) for i in range(cross_every or 1)}
@@ -90,7 +89,7 @@ def _stack(config, dtype, rngs, cross_every=0):
 
     repeats = config.depth // (cross_every or 1)
     segment = Segment(unit, repeats, remat=config.remat, unroll=config.unroll, rngs=rngs)
-    return Stack([segment], norm)
+    return Stack([segment], _norm(config))
 
 
 def _position(config, extent, rngs):

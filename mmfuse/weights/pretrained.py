@@ -1,0 +1,162 @@
+"""How does a folder of somebody else's become a model of ours, and a model of ours such a folder?
+
+    model, config = load_pretrained("clip-vit-base-patch32")
+    save_pretrained("exported", model, config)
+
+A folder is as `save_pretrained` of transformers or open_clip writes it. No torch and no network; one tensor is read at
+a time, and put where the mesh wants it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh, SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from mmfuse.build import lookup, make_model
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.training.rules import named_leaves
+from mmfuse.training.sharding import shard_by_rules
+from mmfuse.types import CheckpointError, ConfigError
+from mmfuse.weights.clip import CLIP
+from mmfuse.weights.open_clip import OPEN_CLIP
+from mmfuse.weights.preprocessing import PREPROCESSOR, load_pixels, preprocessor_config
+from mmfuse.weights.siglip import SIGLIP, SIGLIP2
+from mmfuse.weights.tensors import read_json, tensor_entries, write_hash, write_tensors
+from mmfuse.weights.transformers import CONFIG, Family, difference
+
+FAMILIES = {"clip": CLIP, "siglip": SIGLIP, "siglip2": SIGLIP2}  # of transformers, by their `model_type`
+FORMATS = {"hf": FAMILIES, "open_clip": {"open_clip": OPEN_CLIP}}
+REPLICATED = ((".*", ()),)
+
+
+def load_pretrained(
+    folder: str | Path, *, mesh: Mesh | None = None, sharding: Sequence[Sequence[Any]] = REPLICATED
+) -> tuple[Multimodal, ConfigDict]:
+    """Reads a model.
+
+    Args:
+      folder: with a config and the weights as safetensors, in one file or in several with their index: `config.json`
+        of transformers, or `open_clip_config.json` with `open_clip_model.safetensors`.
+      mesh: where the parameters are to lie; None: on one device.
+      sharding: (regex, mesh axes) rules, as a config's `sharding`.
+
+    Returns:
+      The model, its parameters in float32; and a config of which `build.make_model` makes such a model.
+
+    Raises:
+      CheckpointError: a file is missing or damaged, the family is unknown, or tensors and config do not agree.
+    """
+    folder = Path(folder)
+    family, theirs = _family(folder)
+    with _understanding(folder / family.config):
+        config = ConfigDict(family.to_ours(theirs))
+        graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0))))
+    if family is not OPEN_CLIP and (folder / PREPROCESSOR).is_file():
+        config.model.towers.image.update(load_pixels(folder))
+    return nnx.merge(graph, _read(folder, family, config, abstract, mesh, sharding)), config
+
+
+def save_pretrained(folder: str | Path, model: Multimodal, config: ConfigDict, *, form: str = "hf") -> None:
+    """Writes a model as a folder that other libraries load, with the SHA-256 of each file beside it.
+
+    Args:
+      folder: is made; what stands in it under the same names is overwritten.
+      model: a dual tower.
+      config: of which it was made; `model` and `tokenizer` of it.
+      form: "hf" for transformers, "open_clip" for open_clip.
+
+    Raises:
+      CheckpointError: no family of theirs has such a model; in what it differs from the nearest.
+    """
+    family, theirs = counterpart(config, form=form)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {family.config: theirs}
+    if family in (CLIP, SIGLIP):
+        files[PREPROCESSOR] = preprocessor_config(config.model.towers.image, crops=family is CLIP)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    parameters = named_leaves(nnx.state(model, nnx.Param))
+    write_tensors(folder / family.weights, family.table(config.model).to_theirs(parameters))
+    for name in (*files, family.weights):
+        write_hash(folder / name)
+
+
+def counterpart(config: ConfigDict, *, form: str = "hf") -> tuple[Family, dict[str, Any]]:
+    """The family that has such a model, and their config of it.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    model, families = config.model, lookup(FORMATS, form, "format")
+    if set(model.towers) != {"image", "text"} or "dual" not in model or "single" in model:
+        parts = ", ".join([*model.towers, *(head for head in ("dual", "single") if head in model)])
+        raise CheckpointError(
+            f"a model of the parts {parts} has no counterpart: what is exported is a dual tower of image and text."
+        )
+    differences = []
+    for family in families.values():
+        theirs = family.to_theirs(config)
+        differences.append(_difference(family, config, theirs))
+        if not differences[-1]:
+            return family, theirs
+    raise CheckpointError(
+        f"no {' and no '.join(families)} model is like this one; the nearest differs:\n"
+        + "\n".join(min(differences, key=len))
+    )
+
+
+def _family(folder) -> tuple[Family, dict[str, Any]]:
+    if (folder / OPEN_CLIP.config).is_file() and (folder / OPEN_CLIP.weights).is_file():
+        return OPEN_CLIP, read_json(folder / OPEN_CLIP.config)
+    theirs = read_json(folder / CONFIG)
+    kind = theirs.get("model_type")
+    if kind not in FAMILIES:
+        raise CheckpointError(f"{folder / CONFIG} is of a {kind!r}; there are: {', '.join(FAMILIES)}.")
+    return FAMILIES[kind], theirs
+
+
+def _difference(family, config, theirs):
+    try:
+        back = ConfigDict(family.to_ours(theirs))
+    except (CheckpointError, TypeError, ValueError) as error:
+        return [f"  {error}"] * 99
+    return difference(_form(config), _form(back))
+
+
+def _form(config):
+    """What of a model's config makes the function that it computes, given its parameters."""
+    model = config.model.to_dict()
+    towers, dual = model["towers"], model["dual"]
+    projection = {name: dual.get("projection", {}).get(name, "linear") for name in towers}
+    bias = None if dual["bias"] is None else "a number"
+    return {"towers": towers, "dual": {"projection": projection, "bias": bias}}
+
+
+def _read(folder, family, config, abstract, mesh: Mesh | None, sharding):
+    shapes, table = named_leaves(abstract), family.table(config.model)
+    entries = tensor_entries(folder, one=family.weights)
+    table.check(entries, shapes, folder)
+    if mesh is None:
+        places: Mapping[str, Any] = dict.fromkeys(shapes, SingleDeviceSharding(jax.devices()[0]))
+    else:
+        places = named_leaves(shard_by_rules(sharding, abstract, mesh))
+    read = {
+        name: jax.device_put(array, places[name])
+        for name, array in table.to_ours(lambda name: entries[name].read(), shapes)
+    }
+    return jax.tree.unflatten(jax.tree.structure(abstract), [read[name] for name in shapes])
+
+
+@contextmanager
+def _understanding(path: Path):
+    try:
+        yield
+    except (ConfigError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be understood: {error!r}.") from error

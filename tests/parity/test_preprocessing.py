@@ -1,0 +1,116 @@
+"""A file and a string: the same pixels, ids and number as by the released preprocessing."""
+
+import io
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from PIL import Image
+from transformers import CLIPTokenizer
+from transformers.models.clip.image_processing_clip import CLIPImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from input_pipeline.transforms.image import decode_image
+from mmfuse.weights import load_pretrained
+from mmfuse.weights.preprocessing import load_preprocessor, load_texts
+from tests.parity import references
+
+SIZES = ((31, 47), (60, 33), (19, 19), (8, 90))
+TEXTS = ["A photo of a cat's  toy,", "", "naïve CAFÉ 北京 123!?", "the toy " * 20, "photo\tof\nthe <|endoftext|> toy"]
+
+
+def picture(height, width):
+    """Smooth colours with some noise."""
+    random = np.random.default_rng(height)
+    ramp = np.linspace(0, 200, height)[:, None, None] + np.linspace(0, 50, width)[None, :, None] * [[[1, 0.5, 0]]]
+    return (ramp + random.integers(0, 6, (height, width, 3))).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 21, "width": 24}),
+        CLIPImageProcessorPil(size={"shortest_edge": 20}, crop_size={"height": 25, "width": 24}),
+        SiglipImageProcessorPil(size={"height": 23, "width": 17}),
+        SiglipImageProcessorPil(size={"height": 40, "width": 40}, resample=2, rescale_factor=0.01),
+        SiglipImageProcessorPil(size={"height": 23, "width": 17}, do_normalize=False),
+    ],
+    ids=["crop", "pad", "squash", "bilinear", "rescale"],
+)
+def test_pixels_are_those_of_the_reference(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    ours = load_preprocessor(tmp_path)
+    for size in SIZES:
+        theirs = processor(Image.fromarray(picture(*size)), return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(ours(picture(*size)), theirs.transpose(1, 2, 0), atol=2e-6, err_msg=str(size))
+
+
+def test_the_reference_that_resizes_with_torch_differs_by_a_level_at_most(tmp_path):
+    processor = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    processor.save_pretrained(tmp_path)
+    ours = load_preprocessor(tmp_path)
+    for size in SIZES:
+        theirs = processor(Image.fromarray(picture(*size)), return_tensors="np")["pixel_values"][0]
+        levels = np.abs(ours(picture(*size)) - theirs.transpose(1, 2, 0)) * np.array(ours.scale)
+        assert levels.max() < 1.01
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A CLIP's tokenizer, its merges learned from a few words."""
+    plain = CLIPTokenizer()._tokenizer
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer, bpe.pre_tokenizer = plain.normalizer, plain.pre_tokenizer
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=700,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789,!?'")
+    bpe.train_from_iterator(["a photo of the toy cat"] * 9 + letters, trainer)
+    learned = json.loads(bpe.to_str())["model"]
+    vocab = learned["vocab"]
+    for word in ("<|startoftext|>", "<|endoftext|>"):
+        vocab[word] = len(vocab)
+    return CLIPTokenizer(vocab=vocab, merges=[tuple(merge) for merge in learned["merges"]])
+
+
+@pytest.mark.parametrize("length", [8, 30])
+def test_ids_are_those_of_the_reference(tokenizer, tmp_path, length):
+    tokenizer.save_pretrained(tmp_path)
+    theirs = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="np")
+    ids, mask = load_texts(tmp_path, length=length)(TEXTS)
+    np.testing.assert_array_equal(ids, theirs["input_ids"])
+    np.testing.assert_array_equal(mask, theirs["attention_mask"])
+
+
+def test_a_file_and_a_string_give_the_number_of_the_reference(tokenizer, tmp_path):
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 30, "eos_token_id": tokenizer.eos_token_id}
+    vision, text = (24, 32, 2, 4, "quick_gelu"), (20, 24, 2, 4, "quick_gelu")
+    reference = references.clip((vision, {"image_size": 24, "patch_size": 8}), (text, words), 16)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    for part in (reference, processor, tokenizer):
+        part.save_pretrained(tmp_path)
+    files = [io.BytesIO() for _ in SIZES]
+    for file, size in zip(files, SIZES):
+        Image.fromarray(picture(*size)).save(file, "PNG")
+    pixels = processor([Image.open(file) for file in files], return_tensors="pt")
+    ids = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=30, return_tensors="pt")
+    with torch.no_grad():
+        theirs = reference(**pixels, **ids)
+
+    model, config = load_pretrained(tmp_path)
+    prepare, spell = load_preprocessor(tmp_path), load_texts(tmp_path, length=config.model.towers.text.length)
+    images = [decode_image(file.getvalue()) for file in files]
+    image = model.embed_image(jnp.asarray(np.stack([prepare(image) for image in images])))
+    text = model.embed_text(*map(jnp.asarray, spell(TEXTS)))
+    np.testing.assert_allclose(model.similarity(image, text), theirs.logits_per_image, rtol=0, atol=2e-4)
+    # integers are normalised by the tower, as the file says
+    square = prepare._replace(center=(0.0,) * 3, scale=(1.0,) * 3)
+    integers = np.stack([square(image) for image in images]).astype(np.uint8)
+    np.testing.assert_allclose(model.embed_image(jnp.asarray(integers)), theirs.image_embeds, atol=1e-5)
