@@ -28,8 +28,8 @@ from mmfuse.types import ConfigError
 # judged by `make_decoding`.
 ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
-    r"(?<!\.decoding)\.(rows|records|number|length|examples|chunk|tokens|width|single\.depth|heads|key_heads|mlp|blocks|"
-    r"cross_every|embedding|temperature|"
+    r"(?<!\.decoding)(?<!projection)\.(rows|records|number|length|examples|chunk|tokens|width|single\.depth|heads|"
+    r"key_heads|mlp|blocks|cross_every|embedding|temperature|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
 )
 # What evaluators take from their streams.
