@@ -75,14 +75,14 @@ class Multimodal(nnx.Module):
         index, columns = jnp.arange(patches.shape[1])[None], shape[:, 1:]
         position = jnp.stack([index // columns, index % columns], axis=-1).astype(jnp.float32)
         tower = cast(ViT, self.towers["image"])
-        pooled = tower.read_patches(patches, position, (mask != 0).astype(jnp.int32), shape).pooled
+        pooled = tower.read_patches(patches, position, mask.astype(bool).astype(jnp.int32), shape).pooled
         return self._head.embed("image", pooled)
 
     def embed_text(
         self, ids: Int[Array, "B T"], mask: Num[Array, "B T"] | Bool[Array, "B T"] | None = None
     ) -> Float[Array, "B E"]:
         """Unit embeddings of texts. `mask` is 0 or False where there is padding; None: there is none."""
-        segment = jnp.ones_like(ids) if mask is None else (mask != 0).astype(jnp.int32)
+        segment = jnp.ones_like(ids) if mask is None else mask.astype(bool).astype(jnp.int32)
         return self._head.embed(TEXT_TOWER, self.towers[TEXT_TOWER](ids, segment).pooled)
 
     def similarity(self, image: Float[Array, "A E"], text: Float[Array, "B E"]) -> Float[Array, "A B"]:
