@@ -56,9 +56,9 @@ def lookup(table: Mapping[str, Any] | ConfigDict, name: str, what: str) -> Any:
 
 
 def _block(config, kind, dtype, rngs):
-    width, fuses = config.width, kind is GatedCrossBlock
+    fuses = kind is GatedCrossBlock
     attention = Attention(
-        width,
+        config.width,
         config.heads,
         key_heads=config.key_heads,
         rotary_base=1e4 if config.position == "rotary" and not fuses else None,
@@ -87,8 +87,7 @@ def _stack(config, dtype, rngs, cross_every=0):
         blocks = {f"self{i}": _block(config, SelfBlock, dtype, rngs) for i in range(cross_every or 1)}
         return blocks | ({"cross": _block(config, GatedCrossBlock, dtype, rngs)} if cross_every else {})
 
-    repeats = config.depth // (cross_every or 1)
-    segment = Segment(unit, repeats, remat=config.remat, unroll=config.unroll, rngs=rngs)
+    segment = Segment(unit, config.depth // (cross_every or 1), remat=config.remat, unroll=config.unroll, rngs=rngs)
     return Stack([segment], _norm(config))
 
 
@@ -105,10 +104,9 @@ def _position(config, extent, rngs):
 
 def _pool(config, positions, dtype, rngs):
     def attention_pool():
-        width = config.width
-        attention = Attention(width, config.heads, dtype=dtype, rngs=rngs)
-        norm = LayerNorm(width, epsilon=config.epsilon)
-        return AttentionPool(width, attention, _mlp(config, dtype, rngs), norm, rngs=rngs)
+        attention = Attention(config.width, config.heads, dtype=dtype, rngs=rngs)
+        norm = LayerNorm(config.width, epsilon=config.epsilon)
+        return AttentionPool(config.width, attention, _mlp(config, dtype, rngs), norm, rngs=rngs)
 
     table = {
         "first": FirstPool,
@@ -130,11 +128,10 @@ def _vit(config, extent, dtype, rngs, **changes):
     if config.class_token is False and config.pool == "first":
         raise ConfigError("pool 'first' takes the class token: set class_token to True, or take another pool.")
     grid = tuple(size // patch for size, patch in zip(extent, config.patch))
-    positions = math.prod(grid) + config.class_token
-    parts = _stack(config, dtype, rngs), _pool(config, positions, dtype, rngs)
     return ViT(
         config.width,
-        *parts,
+        _stack(config, dtype, rngs),
+        _pool(config, math.prod(grid) + config.class_token, dtype, rngs),
         patch=config.patch,
         position=_position(config, grid, rngs),
         class_token=config.class_token,
@@ -195,9 +192,8 @@ def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
     }
     widths = {name: tower.width for name, tower in model.towers.items()}
     dual = DualTower(widths, **model.dual.to_dict(), dtype=dtype, rngs=rngs) if "dual" in model else None
-    return Multimodal(
-        towers, dual, _single(model.single, widths, vocabulary, dtype, rngs) if "single" in model else None
-    )
+    single = _single(model.single, widths, vocabulary, dtype, rngs) if "single" in model else None
+    return Multimodal(towers, dual, single)
 
 
 def _single(config, widths, vocabulary, dtype, rngs):
