@@ -1,28 +1,27 @@
-"""What does a released model want to be done to a picture and a text before it sees them?
+"""What does a released model want to be done to a picture before it sees it?
 
-    picture ─ resize (Pillow, antialiased) ─ crop the middle ─ (value − center) / scale
-    text    ─ the tokenizer's ids, begin and end among them ─ cut and padded to the model's length
+    of one size         resize (Pillow, antialiased) ─ crop the middle ─ (value − center) / scale
+    of its own shape    resize to the largest grid of so many patches ─ (value − center) / scale ─ cut and padded
 
-As `preprocessor_config.json` and `tokenizer.json` say. Pictures are RGB with 8 bits (`decode_image` makes them).
+As `preprocessor_config.json` says. Pictures are RGB with 8 bits (`decode_image` makes them); texts are in `texts.py`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tokenizers
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
 from mmfuse.types import CheckpointError
-from mmfuse.weights.tensors import check_hash, read_json
+from mmfuse.weights.tensors import read_json, understanding
 
-PREPROCESSOR, TOKENIZER, SETTINGS = "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"
-
-
+PREPROCESSOR = "preprocessor_config.json"
+PROCESSOR = "processor_config.json"  # since transformers 5: holds the same under "image_processor"
+PROCESSORS = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor", "siglip2": "Siglip2ImageProcessor"}
 FACTOR = 1 / 255  # by which pixels are multiplied before their mean is taken off
 # What CLIP was trained with, as our towers take it: of values 0…255.
 OPENAI_PIXELS = {
@@ -50,12 +49,10 @@ class Preprocessor(NamedTuple):
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "H W 3"]:
         """Normalised pixels, as `embed_image` takes them."""
         if self.size is not None:
-            height, width = self._extent(*image.shape[:2])
-            image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(self.resample)))
+            image = _resized(image, self._extent(*image.shape[:2]), self.resample)
         if self.crop is not None:
             image = _middle(image, self.crop)
-        center, scale = (np.array(numbers, np.float32) for numbers in (self.center, self.scale))
-        return (image.astype(np.float32) - center) / scale
+        return _normalised(image, self)
 
     def _extent(self, height: int, width: int) -> tuple[int, int]:
         if not isinstance(self.size, int):
@@ -65,29 +62,86 @@ class Preprocessor(NamedTuple):
         return (other, self.size) if width <= height else (self.size, other)
 
 
-def load_preprocessor(folder: str | Path) -> Preprocessor:
-    """Reads `preprocessor_config.json`.
+class FlexiblePreprocessor(NamedTuple):
+    """From a picture of any size to normalised patches: of NaFlex, which keeps the picture's shape.
+
+    Reference: Tschannen et al. 2025, arXiv 2502.14786.
+
+    Attributes:
+      patch: side of a patch in pixels.
+      places: how many patches there are at most, P; what is not filled is padding.
+      resample, center, scale: see `Preprocessor`.
+    """
+
+    patch: int
+    places: int
+    resample: int
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"]
+    ) -> tuple[Float[np.ndarray, "P phwc"], Int[np.ndarray, "P"], Int[np.ndarray, "2"]]:
+        """Patches row by row, their mask, and rows and columns of the grid, as `embed_patches` takes them."""
+        rows, columns = shape = self._grid(*image.shape[:2])
+        pixels = _normalised(_resized(image, (rows * self.patch, columns * self.patch), self.resample), self)
+        cut = pixels.reshape(rows, self.patch, columns, self.patch, -1).swapaxes(1, 2).reshape(rows * columns, -1)
+        patches = np.zeros((self.places, cut.shape[1]), np.float32)
+        patches[: len(cut)] = cut
+        return patches, (np.arange(self.places) < len(cut)).astype(np.int32), np.array(shape, np.int32)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        """The largest grid with the picture's shape, by halving an interval of scales as the reference does."""
+
+        def grid(scale):
+            rows, columns = (max(1, math.ceil(extent * scale / self.patch)) for extent in (height, width))
+            return rows, columns
+
+        low, high = 1e-6, 100.0
+        while high - low >= 1e-5:
+            scale = (low + high) / 2
+            low, high = (scale, high) if math.prod(grid(scale)) <= self.places else (low, scale)
+        return grid(low)
+
+
+def load_preprocessor(folder: str | Path) -> Preprocessor | FlexiblePreprocessor:
+    """Reads `preprocessor_config.json`, or this part of `processor_config.json`.
 
     Raises:
       CheckpointError: it is missing, or does not say what is needed.
     """
-    path = Path(folder) / PREPROCESSOR
-    config = read_json(path)
-    with _understanding(path):
+    path, config = _settings(Path(folder))
+    if config is None:
+        raise CheckpointError(f"{path} is missing: copy the whole folder.")
+    with understanding(path):
+        resizes = config.get("do_resize", True)
+        if "max_num_patches" in config:
+            if not resizes:
+                raise CheckpointError(f"{path}: do_resize is false, and pictures of any size would not fill patches.")
+            resample = int(config.get("resample", Image.Resampling.BILINEAR))
+            return FlexiblePreprocessor(config["patch_size"], config["max_num_patches"], resample, **_pixels(config))
         return Preprocessor(
-            _size(config["size"]) if config.get("do_resize", True) else None,
+            _size(config["size"]) if resizes else None,
             int(config.get("resample", Image.Resampling.BICUBIC)),
             _pair(config["crop_size"]) if config.get("do_center_crop", False) else None,
             **_pixels(config),
         )
 
 
-def load_pixels(folder: str | Path) -> dict[str, tuple[float, ...]]:
-    """Of `preprocessor_config.json` what a tower has to know: `center` and `scale` of each channel, of values 0…255."""
-    path = Path(folder) / PREPROCESSOR
-    config = read_json(path)
-    with _understanding(path):
-        return _pixels(config)
+def load_pixels(folder: Path) -> dict[str, tuple[float, ...]]:
+    """What a tower has to know of it: `center` and `scale` of each channel, of values 0…255; {} where it is missing."""
+    path, config = _settings(folder)
+    with understanding(path):
+        return {} if config is None else _pixels(config)
+
+
+def _settings(folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    if (folder / PROCESSOR).is_file():
+        part = read_json(folder / PROCESSOR).get("image_processor")
+        if isinstance(part, dict):
+            return folder / PROCESSOR, part
+    path = folder / PREPROCESSOR
+    return path, read_json(path) if path.is_file() else None
 
 
 def _pixels(config):
@@ -98,26 +152,28 @@ def _pixels(config):
     return {"center": center, "scale": scale}
 
 
-@contextmanager
-def _understanding(path: Path):
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path} cannot be understood: {error!r}.") from error
+def preprocessor_config(tower: ConfigDict, kind: str) -> dict[str, Any]:
+    """What `load_preprocessor` reads, for an image tower.
 
-
-def preprocessor_config(tower: ConfigDict, *, crops: bool) -> dict[str, Any]:
-    """What `load_preprocessor` reads, for an image tower: the shorter side is resized and the middle kept, or the whole
-    picture is resized where not `crops`."""
+    Args:
+      tower: its config.
+      kind: "clip": the shorter side is resized and the middle kept; "siglip": the whole picture is resized; "siglip2":
+        to a grid of patches.
+    """
     (height, width), channels = tower.image, tower.channels
     extent = {"height": height, "width": width}
+    places = math.prod(size // patch for size, patch in zip(tower.image, tower.patch))
+    resizes = {
+        "clip": {"size": {"shortest_edge": max(height, width)}, "do_center_crop": True, "crop_size": extent},
+        "siglip": {"size": extent},
+        "siglip2": {"patch_size": tower.patch[0], "max_num_patches": places},
+    }
     numbers = {key: [round(number * FACTOR, 9) for number in each(tower[key], channels)] for key in ("center", "scale")}
     return {
-        "image_processor_type": "CLIPImageProcessor" if crops else "SiglipImageProcessor",
+        "image_processor_type": PROCESSORS[kind],
         "do_resize": True,
-        "size": {"shortest_edge": max(height, width)} if crops else extent,
-        "resample": int(Image.Resampling.BICUBIC),
-        **({"do_center_crop": True, "crop_size": extent} if crops else {"do_center_crop": False}),
+        **resizes[kind],
+        "resample": int(Image.Resampling.BILINEAR if kind == "siglip2" else Image.Resampling.BICUBIC),
         "do_rescale": True,
         "rescale_factor": FACTOR,
         "do_normalize": True,
@@ -132,51 +188,6 @@ def each(number: float | Sequence[float], channels: int) -> tuple[float, ...]:
     return tuple(number) if isinstance(number, Sequence) else (number,) * channels
 
 
-class Texts(NamedTuple):
-    """From texts to ids and their mask, both (B, length).
-
-    Attributes:
-      bpe: the tokenizer; it puts begin and end around a text.
-      length: of every row: longer texts are cut before their end, shorter ones padded.
-      pad: the id of padding.
-    """
-
-    bpe: tokenizers.Tokenizer
-    length: int
-    pad: int
-
-    def __call__(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
-        """Ids, and 1 where they are not padding."""
-        rows = [encoding.ids for encoding in self.bpe.encode_batch(list(texts))]
-        ids = np.full((len(rows), self.length), self.pad, np.int32)
-        mask = np.zeros_like(ids)
-        for row, tokens in enumerate(rows):
-            ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
-        return ids, mask
-
-
-def load_texts(folder: str | Path, *, length: int) -> Texts:
-    """Reads `tokenizer.json`, and from `tokenizer_config.json` what pads; `length` as the model has places.
-
-    Raises:
-      CheckpointError: a file is missing, or cannot be read.
-    """
-    path = Path(folder) / TOKENIZER
-    check_hash(path)
-    settings = read_json(path.with_name(SETTINGS))
-    try:
-        bpe = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises plain Exception
-        raise CheckpointError(f"{path} cannot be read: {error}.") from error
-    word = settings.get("pad_token")
-    pad = bpe.token_to_id(word["content"] if isinstance(word, Mapping) else str(word))
-    if pad is None:
-        raise CheckpointError(f"{path.with_name(SETTINGS)} has {word!r} for 'pad_token', which is not in {path.name}.")
-    bpe.no_padding()
-    bpe.enable_truncation(length)
-    return Texts(bpe, length, pad)
-
-
 def _size(size: Any) -> int | tuple[int, int]:
     if isinstance(size, Mapping):
         return int(size["shortest_edge"]) if "shortest_edge" in size else _pair(size)
@@ -185,6 +196,16 @@ def _size(size: Any) -> int | tuple[int, int]:
 
 def _pair(size: Any) -> tuple[int, int]:
     return (int(size["height"]), int(size["width"])) if isinstance(size, Mapping) else (int(size), int(size))
+
+
+def _resized(image, extent, resample):
+    height, width = extent
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(resample)))
+
+
+def _normalised(image, settings):
+    center, scale = (np.array(numbers, np.float32) for numbers in (settings.center, settings.scale))
+    return (image.astype(np.float32) - center) / scale
 
 
 def _middle(image, crop):

@@ -9,7 +9,6 @@ a time, and put where the mesh wants it.
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,12 @@ from mmfuse.build import lookup, make_model
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import shard_by_rules
-from mmfuse.types import CheckpointError, ConfigError
+from mmfuse.types import CheckpointError
 from mmfuse.weights.clip import CLIP
 from mmfuse.weights.open_clip import OPEN_CLIP
 from mmfuse.weights.preprocessing import PREPROCESSOR, load_pixels, preprocessor_config
 from mmfuse.weights.siglip import SIGLIP, SIGLIP2
-from mmfuse.weights.tensors import read_json, tensor_entries, write_hash, write_tensors
+from mmfuse.weights.tensors import read_json, tensor_entries, understanding, write_hash, write_tensors
 from mmfuse.weights.transformers import CONFIG, Family, difference
 
 FAMILIES = {"clip": CLIP, "siglip": SIGLIP, "siglip2": SIGLIP2}  # of transformers, by their `model_type`
@@ -54,10 +53,10 @@ def load_pretrained(
     """
     folder = Path(folder)
     family, theirs = _family(folder)
-    with _understanding(folder / family.config):
+    with understanding(folder / family.config):
         config = ConfigDict(family.to_ours(theirs))
         graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0))))
-    if family is not OPEN_CLIP and (folder / PREPROCESSOR).is_file():
+    if family is not OPEN_CLIP:
         config.model.towers.image.update(load_pixels(folder))
     return nnx.merge(graph, _read(folder, family, config, abstract, mesh, sharding)), config
 
@@ -78,8 +77,8 @@ def save_pretrained(folder: str | Path, model: Multimodal, config: ConfigDict, *
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {family.config: theirs}
-    if family in (CLIP, SIGLIP):
-        files[PREPROCESSOR] = preprocessor_config(config.model.towers.image, crops=family is CLIP)
+    if family is not OPEN_CLIP:
+        files[PREPROCESSOR] = preprocessor_config(config.model.towers.image, theirs["model_type"])
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     parameters = named_leaves(nnx.state(model, nnx.Param))
@@ -113,7 +112,8 @@ def counterpart(config: ConfigDict, *, form: str = "hf") -> tuple[Family, dict[s
 
 
 def _family(folder) -> tuple[Family, dict[str, Any]]:
-    if (folder / OPEN_CLIP.config).is_file() and (folder / OPEN_CLIP.weights).is_file():
+    named = (folder / OPEN_CLIP.config).is_file()
+    if named and ((folder / OPEN_CLIP.weights).is_file() or not (folder / CONFIG).is_file()):
         return OPEN_CLIP, read_json(folder / OPEN_CLIP.config)
     theirs = read_json(folder / CONFIG)
     kind = theirs.get("model_type")
@@ -152,11 +152,3 @@ def _read(folder, family, config, abstract, mesh: Mesh | None, sharding):
         for name, array in table.to_ours(lambda name: entries[name].read(), shapes)
     }
     return jax.tree.unflatten(jax.tree.structure(abstract), [read[name] for name in shapes])
-
-
-@contextmanager
-def _understanding(path: Path):
-    try:
-        yield
-    except (ConfigError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be understood: {error!r}.") from error

@@ -9,14 +9,15 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from mmfuse.types import CheckpointError
+from mmfuse.types import CheckpointError, ConfigError
 
 DTYPES = {
     "F64": np.float64,
@@ -110,6 +111,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+@contextmanager
+def understanding(path: Path) -> Generator[None]:
+    """Raises CheckpointError where what a file says makes no sense to the code inside."""
+    try:
+        yield
+    except (ConfigError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be understood: {error!r}.") from error
+
+
 def write_hash(path: Path) -> None:
     """Writes a file's SHA-256 beside it, as `sha256sum --check` reads it."""
     hash_path(path).write_text(f"{_sha256(path)}  {path.name}\n")
@@ -119,7 +129,7 @@ def check_hash(path: Path) -> None:
     """Raises CheckpointError where the file is missing, or its hash is beside it and is another one."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: copy the whole folder.")
-    if hash_path(path).is_file() and hash_path(path).read_text().split()[:1] != [_sha256(path)]:
+    if hash_path(path).is_file() and hash_path(path).read_text(errors="replace").split()[:1] != [_sha256(path)]:
         raise CheckpointError(f"{path} is not the file that was written ({hash_path(path).name} says another hash).")
 
 

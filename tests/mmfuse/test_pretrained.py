@@ -37,6 +37,8 @@ FOLDERS = {  # model_type → config.json; what is left out has its default
     },
 }
 
+OPEN_CLIP = {"vision_cfg": {"image_size": 32, "width": 64, "layers": 1}, "text_cfg": {"layers": 1}}
+
 
 @pytest.fixture(scope="module", params=FOLDERS)
 def kind(request):
@@ -195,6 +197,12 @@ def test_a_house_tower_that_has_no_counterpart_is_refused_with_what_differs():
     config.model.towers.audio = parts.audio(8, 1, 2, samples=96, patch=(2, 3))
     with pytest.raises(CheckpointError, match="a model of the parts audio, image, text, dual has no counterpart"):
         counterpart(config)
+
+
+def test_a_folder_of_open_clip_without_weights_says_what_it_lacks(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 8, **OPEN_CLIP}}))
+    with pytest.raises(CheckpointError, match=r"neither open_clip_model.safetensors nor model.safetensors.index"):
+        load_pretrained(tmp_path)
 
 
 def test_pictures_that_are_not_square_have_no_counterpart(kind):

@@ -9,14 +9,16 @@ import pytest
 import tokenizers
 import torch
 from PIL import Image
-from transformers import CLIPTokenizer
+from transformers import CLIPProcessor, CLIPTokenizer, Siglip2Tokenizer
 from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from input_pipeline.transforms.image import decode_image
 from mmfuse.weights import load_pretrained
-from mmfuse.weights.preprocessing import load_preprocessor, load_texts
+from mmfuse.weights.preprocessing import load_preprocessor
+from mmfuse.weights.texts import load_texts
 from tests.parity import references
 
 SIZES = ((31, 47), (60, 33), (19, 19), (8, 90))
@@ -59,6 +61,25 @@ def test_the_reference_that_resizes_with_torch_differs_by_a_level_at_most(tmp_pa
         assert levels.max() < 1.01
 
 
+@pytest.mark.parametrize("patch, places", [(5, 12), (3, 100), (16, 1)])
+def test_patches_are_those_of_the_reference(tmp_path, patch, places):
+    processor = Siglip2ImageProcessorPil(patch_size=patch, max_num_patches=places, image_mean=[0.5, 0.4, 0.3])
+    processor.save_pretrained(tmp_path)
+    ours = load_preprocessor(tmp_path)
+    for size in (*SIZES, (200, 3)):
+        theirs = processor(Image.fromarray(picture(*size)), return_tensors="np")
+        names = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+        for name, got in zip(names, ours(picture(*size)), strict=True):
+            np.testing.assert_allclose(got, theirs[name][0], atol=2e-6, err_msg=f"{name} of {size}")
+
+
+def test_a_processor_may_keep_it_in_a_file_of_its_own(tokenizer, tmp_path):
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 21, "width": 24})
+    CLIPProcessor(processor, tokenizer).save_pretrained(tmp_path)
+    assert not (tmp_path / "preprocessor_config.json").exists()
+    assert load_preprocessor(tmp_path)[:3] == (24, Image.Resampling.BICUBIC, (21, 24))
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     """A CLIP's tokenizer, its merges learned from a few words."""
@@ -85,6 +106,20 @@ def test_ids_are_those_of_the_reference(tokenizer, tmp_path, length):
     tokenizer.save_pretrained(tmp_path)
     theirs = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="np")
     ids, mask = load_texts(tmp_path, length=length)(TEXTS)
+    np.testing.assert_array_equal(ids, theirs["input_ids"])
+    np.testing.assert_array_equal(mask, theirs["attention_mask"])
+
+
+@pytest.mark.parametrize("side", [{}, {"padding_side": "right", "truncation_side": "left"}])
+def test_ids_of_siglip_2_are_those_of_the_reference(tmp_path, side):
+    """Its class pads at the left, which its files do not say."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", "▁a", *"abcdefghijklmnopqrstuvwxyz,!?'0123456789"]
+    pieces += [f"<0x{byte:02X}>" for byte in range(256)]
+    vocab = {piece: id for id, piece in enumerate(pieces)}
+    tokenizer = Siglip2Tokenizer(vocab=vocab, merges=[("▁", "a")], add_eos_token=True, **side)
+    tokenizer.save_pretrained(tmp_path)
+    theirs = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=21, return_tensors="np")
+    ids, mask = load_texts(tmp_path, length=21)(TEXTS)
     np.testing.assert_array_equal(ids, theirs["input_ids"])
     np.testing.assert_array_equal(mask, theirs["attention_mask"])
 
