@@ -39,6 +39,7 @@ GIVEN = {
     "retrieval": lambda evaluator: set(sum(evaluator.between, ())),
     "classification": lambda evaluator: {evaluator.signal},
 }
+NEEDED = {"eos": "eos", "end": "eos", "attention": "heads"}  # by pools, of their towers
 SMALLEST_VOCABULARY = 3 + 256  # control tokens, and every byte
 
 
@@ -123,6 +124,11 @@ def _check_model(config):
         build.lookup(build.TOWERS, tower.kind, "tower")
         check = _check_convnet if tower.kind == "convnet" else _check_stack
         check(f"model.towers.{name}", tower)
+        _require(
+            NEEDED.get(tower.pool, "kind") in tower,
+            f"model.towers.{name}.pool is '{tower.pool}', which needs the setting '{NEEDED.get(tower.pool)}', and a "
+            f"'{tower.kind}' has none: take another pool.",
+        )
     for name, projection in model.get("dual", {}).get("projection", {}).items():
         require_known("projection", projection, PROJECTIONS)
         width = build.lookup(model.towers, name, "tower in model.dual.projection:").width
