@@ -1,7 +1,10 @@
 """The usual parts of a config, with the settings that most experiments share.
 
-Every function returns a plain dict; an experiment changes what it wants to change. What a key means is said here, once.
+Every function but `matching` returns a plain dict; an experiment changes what it wants to change. What a key means is
+said here, once.
 """
+
+from ml_collections import ConfigDict
 
 from input_pipeline.sources.digits import CAPTIONS
 from mmfuse.inference.decoding import Decoding
@@ -102,6 +105,50 @@ def loader(**changes) -> dict:
 def evaluation(**changes) -> dict:
     """Of `--mode=evaluate`."""
     return {"name": "", **changes}  # numbers go to summary-{name}.json, or to summary.json
+
+
+def matching(*, image: tuple[int, int], length: int, loss: str, augment: dict) -> ConfigDict:
+    """What pretraining on tars of captioned pictures has in common, but for the model, its tokenizer and its steps."""
+    config = ConfigDict()
+    config.seed = 0
+    config.data = {"train": "", "test": ""}  # patterns of tars
+    config.sources = {"train": {"kind": "webdataset", "shards": config.data.get_ref("train")}}
+    pairs, caption = (("image", "caption"),), {"take": "captions", "number": 1, "length": length}
+    config.streams = {
+        "pairs": {
+            "rows": 32_768,
+            "mixture": {"train": 1.0},
+            "signals": {"image": image},
+            "augment": {"image": augment},
+            "text": {"caption": caption},
+            "objectives": {"contrastive": 1.0},
+            "accumulate": 1,
+        }
+    }
+    config.objectives = {"contrastive": {"kind": "contrastive", "loss": loss, "between": pairs}}
+    config.sharding = sharding()
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.checkpoint = {"every": 1000, "keep": 2}
+    config.log_every = 10
+    config.loader = loader()
+    test = {"kind": "webdataset", "shards": config.data.get_ref("test")}
+    config.evaluators = {
+        "retrieval": {
+            "kind": "retrieval",
+            "source": test,
+            "stream": {
+                "rows": 1024,
+                "examples": 10_000,  # at most
+                "signals": {"image": image},
+                "text": {"caption": {**caption, "number": 5}},
+            },
+            "between": pairs,
+            "at": (1, 5, 10),
+            "chunk": 256,
+        }
+    }
+    config.eval = evaluation()
+    return config
 
 
 def answering(source: dict, *, signals: dict, examples: int, length: int, **changes) -> dict:

@@ -20,6 +20,21 @@ CONFIGS = {  # by the names of their golden files
     "emoji": "emoji",
     "own_data_small": "own_data:small",
     "own_data_base": "own_data:base",
+    "clip_b32": "clip:b32",
+    "clip_b16": "clip:b16",
+    "clip_l14": "clip:l14",
+    "siglip_b16": "siglip:b16",
+    "siglip_l16": "siglip:l16",
+    "siglip_so400m": "siglip:so400m",
+}
+PARAMETERS = {  # of the released models
+    "tiny": 671_430,
+    "clip_b32": 151_277_313,
+    "clip_b16": 149_620_737,
+    "clip_l14": 427_616_513,
+    "siglip_b16": 203_155_970,
+    "siglip_l16": 652_150_786,
+    "siglip_so400m": 877_360_306,
 }
 
 
@@ -50,9 +65,10 @@ def test_a_config_can_be_built(name, tmp_path):
     assert jax.tree.leaves(experiment.abstract_state.trainable)
 
 
-def test_the_tiny_experiment_is_tiny():
-    experiment = Experiment(resolve("tiny"), "none")
-    assert sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_state.trainable)) == 671_430 < 1_000_000
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_counts_are_those_of_the_released_models(name):
+    experiment = Experiment(resolve(name), "none")
+    assert sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_state.trainable)) == PARAMETERS[name]
 
 
 def test_a_config_is_locked():

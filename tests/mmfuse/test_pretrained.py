@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs import parts
+from configs import clip, parts, siglip
 from mmfuse.build import make_model
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import make_mesh
@@ -203,6 +203,13 @@ def test_a_folder_of_open_clip_without_weights_says_what_it_lacks(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 8, **OPEN_CLIP}}))
     with pytest.raises(CheckpointError, match=r"neither open_clip_model.safetensors nor model.safetensors.index"):
         load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("size", [*clip.SIZES, *siglip.SIZES])
+def test_published_experiments_have_counterparts(size):
+    experiment, form = (clip, "open_clip") if size in clip.SIZES else (siglip, "hf")
+    family, _ = counterpart(experiment.get_config(size), form=form)
+    assert family.config == {"open_clip": "open_clip_config.json", "hf": "config.json"}[form]
 
 
 def test_pictures_that_are_not_square_have_no_counterpart(kind):
