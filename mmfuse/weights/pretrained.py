@@ -10,14 +10,16 @@ a time, and put where the mesh wants it.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from mmfuse.build import lookup, make_model
+from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import shard_by_rules
@@ -82,6 +84,10 @@ def save_pretrained(folder: str | Path, model: Multimodal, config: ConfigDict, *
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     parameters = named_leaves(nnx.state(model, nnx.Param))
+    dual = cast(DualTower, model.dual)  # or there would be no counterpart
+    parameters["dual/log_scale"] = jnp.minimum(
+        dual.log_scale[...], dual.max_log_scale
+    )  # theirs clip it in training only
     write_tensors(folder / family.weights, family.table(config.model).to_theirs(parameters))
     for name in (*files, family.weights):
         write_hash(folder / name)

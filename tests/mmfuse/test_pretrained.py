@@ -81,6 +81,17 @@ def test_what_is_written_comes_back_to_the_bit(written):
         assert len(leaves(read)[name].devices()) == 1
 
 
+def test_a_scale_that_is_clipped_when_used_is_written_so(kind, tmp_path):
+    config = ConfigDict(FAMILIES[kind].to_ours(FOLDERS[kind]))
+    config.model.dual.max_scale = 20.0
+    model = make_model(config, nnx.Rngs(0))
+    model.dual.log_scale[...] = jnp.log(30.0)
+    save_pretrained(tmp_path, model, config)
+    read, _ = load_pretrained(tmp_path)
+    for head in (model.dual, read.dual):
+        np.testing.assert_allclose(head.scale, 20, rtol=1e-6)
+
+
 def test_a_mesh_gets_each_parameter_where_its_rule_says(written):
     folder, model, _ = written
     rules = ((r"up/kernel$", ("fsdp", "tensor")), (".*", ()))
