@@ -14,7 +14,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmfuse.experiment import Experiment
-from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.workdir import saved_config
 from mmfuse.types import CheckpointError, MmfuseError
 from mmfuse.weights.pretrained import FORMATS, counterpart, save_pretrained
@@ -27,7 +26,7 @@ def export(workdir: Path, folder: Path, form: str) -> str:
       What was done, in a sentence.
 
     Raises:
-      CheckpointError: there is no run, or its model has no counterpart in this format.
+      CheckpointError: there is no run, it has saved nothing, or its model has no counterpart in this format.
     """
     saved = saved_config(workdir)
     if not saved:
@@ -35,9 +34,7 @@ def export(workdir: Path, folder: Path, form: str) -> str:
     config = ConfigDict(_with_tuples(saved))
     counterpart(config, form=form)  # before anything is read
     experiment = Experiment(config, workdir)
-    checkpointer = Checkpointer(workdir / "checkpoints", **config.checkpoint)
-    state, _ = checkpointer.restore(experiment.abstract_state)
-    checkpointer.close()
+    state = experiment.restore()
     save_pretrained(folder, experiment.maker.merge(state), config, form=form)
     return f"step {int(state.step)} of {workdir} is in {folder}"
 

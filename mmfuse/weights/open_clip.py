@@ -5,6 +5,7 @@ transposed, the end of a text is the highest id (or one that is named), and pict
 says beyond this (other poolings, layer scale, towers of timm, …) is refused.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +18,12 @@ from mmfuse.weights.transformers import IMAGE, MAX_SCALE, TEXT, Family, linear, 
 
 EPSILON = 1e-5
 # What we have parts for; every other setting has to have the value that is said for it in OTHER, or to be left out.
+MODEL = {"embed_dim": None, "vision_cfg": None, "text_cfg": None, "quick_gelu": False, "init_logit_bias": None}
 VISION = {"image_size": 224, "patch_size": 16, "width": 768, "layers": 12, "head_width": 64, "mlp_ratio": 4.0}
 WORDS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
 CHOICES = {"pool_type": "argmax", "eos_id": 2, "no_causal_mask": False, "norm_kwargs": None, "no_ln_pre": False}
 OTHER = {
+    "block_type": "default",
     "pool_type": "tok",
     "pos_embed_type": "learnable",
     "proj_type": "linear",
@@ -32,18 +35,22 @@ OTHER = {
     "hf_pooler_type": "mean_pooler",
     "hf_model_pretrained": True,
 }
-FREE = ("pad_id", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "patch_dropout", "output_tokens")
+FREE = (  # changes nothing of what a trained model says
+    *("init_logit_scale", "cast_dtype", "output_dict", "output_tokens", "patch_dropout"),
+    *("pad_id", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"),
+)
 IGNORED = {r"^attn_mask$": "the causal mask, which old files kept"}
 
 
 def to_ours(config: Mapping[str, Any]) -> dict[str, Any]:
     """Our config of their open_clip_config.json."""
-    model, pixels = config["model_cfg"], config.get("preprocess_cfg") or {}
-    vision = _known("vision_cfg", model["vision_cfg"], VISION, ("norm_kwargs", "no_ln_pre"))
-    text = _known("text_cfg", model["text_cfg"], WORDS, ("norm_kwargs", "pool_type", "eos_id", "no_causal_mask"))
+    given, pixels = config["model_cfg"], config.get("preprocess_cfg") or {}
+    model = _known("model_cfg", given, MODEL, ())
+    vision = _known("vision_cfg", given["vision_cfg"], VISION, ("norm_kwargs", "no_ln_pre"))
+    text = _known("text_cfg", given["text_cfg"], WORDS, ("norm_kwargs", "pool_type", "eos_id", "no_causal_mask"))
     if text["pool_type"] not in ("argmax", "eos"):
         raise CheckpointError(f"text_cfg.pool_type is {text['pool_type']!r}; there are: argmax, eos.")
-    shared = {"activation": "quick_gelu" if model.get("quick_gelu") else "gelu"}
+    shared = {"activation": "quick_gelu" if model["quick_gelu"] else "gelu"}
     image, patch = _pair(vision["image_size"]), _pair(vision["patch_size"])
     towers = {
         "image": _encoder(vision, vision["width"] // vision["head_width"])
@@ -56,10 +63,12 @@ def to_ours(config: Mapping[str, Any]) -> dict[str, Any]:
         | {"kind": "text", "length": text["context_length"], "causal": not text["no_causal_mask"], "packed": False}
         | {"pool": "end", "eos": text["eos_id"] if text["pool_type"] == "eos" else None},
     }
-    dual = {"embedding": model["embed_dim"], "temperature": 0.07, "bias": model.get("init_logit_bias")}
+    dual = {"embedding": model["embed_dim"], "temperature": 0.07, "bias": model["init_logit_bias"]}
     dual |= {"max_scale": MAX_SCALE, "projection": {"image": "linear", "text": "linear"}}
-    model = {"dtype": "float32", "towers": towers, "dual": dual}
-    return {"model": model, "tokenizer": {"vocabulary": text["vocab_size"]}}
+    return {
+        "model": {"dtype": "float32", "towers": towers, "dual": dual},
+        "tokenizer": {"vocabulary": text["vocab_size"]},
+    }
 
 
 def to_theirs(config: ConfigDict) -> dict[str, Any]:
@@ -124,7 +133,8 @@ def _known(name, given, defaults, choices):
     """The settings with their defaults; what we have no part for is refused."""
     defaults = defaults | {key: CHOICES[key] for key in choices}
     for key, value in given.items():
-        if key not in defaults and key not in FREE and value and value != OTHER.get(key):
+        resnet = key == "layers" and not isinstance(value, int)
+        if resnet or (key not in defaults and key not in FREE and value and value != OTHER.get(key)):
             raise CheckpointError(f"{name}.{key} is {value!r}, for which mmfuse has no part.")
     return defaults | {key: value for key, value in given.items() if key in defaults}
 
@@ -146,10 +156,11 @@ def _encoder(settings, heads):
 
 
 def _shared(tower):
+    ratio = tower.mlp / tower.width
     return {
         "width": tower.width,
         "layers": tower.depth,
-        "mlp_ratio": tower.mlp / tower.width,
+        "mlp_ratio": ratio if int(ratio * tower.width) == tower.mlp else math.nextafter(ratio, math.inf),
         **({} if tower.epsilon == EPSILON else {"norm_kwargs": {"eps": tower.epsilon}}),
     }
 
@@ -162,7 +173,9 @@ def _pixels(config):
     if not config.get("mean"):
         return OPENAI_PIXELS
     names = {"center": "mean", "scale": "std"}
-    return {ours: tuple(round(number / FACTOR, 6) for number in config[theirs]) for ours, theirs in names.items()}
+    return {
+        ours: tuple(round(number / FACTOR, 6) for number in each(config[theirs], 3)) for ours, theirs in names.items()
+    }
 
 
 OPEN_CLIP = Family("open_clip_config.json", "open_clip_model.safetensors", to_ours, to_theirs, table)

@@ -76,6 +76,11 @@ def save_pretrained(folder: str | Path, model: Multimodal, config: ConfigDict, *
       CheckpointError: no family of theirs has such a model; in what it differs from the nearest.
     """
     family, theirs = counterpart(config, form=form)
+    parameters = named_leaves(nnx.state(model, nnx.Param))
+    dual = cast(DualTower, model.dual)  # or there would be no counterpart
+    # theirs is clipped in training alone
+    parameters["dual/log_scale"] = jnp.minimum(dual.log_scale[...], dual.max_log_scale)
+    tensors = list(family.table(config.model).to_theirs(parameters))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {family.config: theirs}
@@ -83,12 +88,7 @@ def save_pretrained(folder: str | Path, model: Multimodal, config: ConfigDict, *
         files[PREPROCESSOR] = preprocessor_config(config.model.towers.image, theirs["model_type"])
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    parameters = named_leaves(nnx.state(model, nnx.Param))
-    dual = cast(DualTower, model.dual)  # or there would be no counterpart
-    parameters["dual/log_scale"] = jnp.minimum(
-        dual.log_scale[...], dual.max_log_scale
-    )  # theirs clip it in training only
-    write_tensors(folder / family.weights, family.table(config.model).to_theirs(parameters))
+    write_tensors(folder / family.weights, tensors)
     for name in (*files, family.weights):
         write_hash(folder / name)
 
@@ -100,10 +100,12 @@ def counterpart(config: ConfigDict, *, form: str = "hf") -> tuple[Family, dict[s
       CheckpointError: there is none.
     """
     model, families = config.model, lookup(FORMATS, form, "format")
-    if set(model.towers) != {"image", "text"} or "dual" not in model or "single" in model:
-        parts = ", ".join([*model.towers, *(head for head in ("dual", "single") if head in model)])
+    kinds = {name: tower.kind for name, tower in model.towers.items()}
+    if kinds != {"image": "vit", "text": "text"} or "dual" not in model or "single" in model:
+        parts = [f"{name} ({kind})" for name, kind in kinds.items()]
         raise CheckpointError(
-            f"a model of the parts {parts} has no counterpart: what is exported is a dual tower of image and text."
+            f"a model of the parts {', '.join(parts + [head for head in ('dual', 'single') if head in model])} has no "
+            "counterpart: what is exported is a dual tower of image (vit) and text (text)."
         )
     differences = []
     for family in families.values():

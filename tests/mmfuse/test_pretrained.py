@@ -12,13 +12,13 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs import clip, parts, siglip
+from configs import clip, emoji, parts, siglip
 from mmfuse.build import make_model
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import make_mesh
 from mmfuse.types import CheckpointError
 from mmfuse.weights import load_pretrained, save_pretrained
-from mmfuse.weights.pretrained import FAMILIES, counterpart
+from mmfuse.weights.pretrained import FAMILIES, FORMATS, counterpart
 
 SIZES = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
 FOLDERS = {  # model_type → config.json; what is left out has its default
@@ -206,8 +206,18 @@ def test_a_house_tower_that_has_no_counterpart_is_refused_with_what_differs():
     with pytest.raises(CheckpointError, match=r"no clip and no siglip(.|\n)*towers.image.pool is 'mean'"):
         counterpart(config)
     config.model.towers.audio = parts.audio(8, 1, 2, samples=96, patch=(2, 3))
-    with pytest.raises(CheckpointError, match="a model of the parts audio, image, text, dual has no counterpart"):
+    with pytest.raises(CheckpointError, match=r"parts audio \(audio\), image \(vit\), text \(text\), dual has no"):
         counterpart(config)
+    with pytest.raises(CheckpointError, match=r"parts image \(convnet\), text \(text\), dual has no counterpart"):
+        counterpart(emoji.get_config())
+
+
+def test_a_tower_without_blocks_is_refused_before_anything_is_written(kind, tmp_path):
+    config = ConfigDict(FAMILIES[kind].to_ours(FOLDERS[kind]))
+    config.model.towers.text.depth = 0
+    with pytest.raises(CheckpointError, match="the model and the table of its family differ in 16: towers/text/stack"):
+        save_pretrained(tmp_path / "out", make_model(config, nnx.Rngs(0)), config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_open_clip_without_weights_says_what_it_lacks(tmp_path):
@@ -221,6 +231,24 @@ def test_published_experiments_have_counterparts(size):
     experiment, form = (clip, "open_clip") if size in clip.SIZES else (siglip, "hf")
     family, _ = counterpart(experiment.get_config(size), form=form)
     assert family.config == {"open_clip": "open_clip_config.json", "hf": "config.json"}[form]
+
+
+def test_a_setting_of_open_clip_beyond_its_towers_is_refused(tmp_path):
+    model = {"embed_dim": 8, **OPEN_CLIP, "cast_dtype": "bf16", "custom_text": True}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
+    with pytest.raises(CheckpointError, match=r"model_cfg.custom_text is True, for which mmfuse has no part"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("width, mlp", [(188, 3072), (152, 405), (64, 256)])
+def test_any_width_of_an_mlp_can_be_said_as_a_ratio(width, mlp):
+    sizes = {"width": width, "mlp_ratio": 4.0}
+    model = {"embed_dim": 8, "vision_cfg": sizes | {"head_width": 4}, "text_cfg": sizes | {"heads": 4}}
+    config = ConfigDict(FORMATS["open_clip"]["open_clip"].to_ours({"model_cfg": model}))
+    for tower in config.model.towers.values():
+        tower.mlp = mlp
+    _, theirs = counterpart(config, form="open_clip")
+    assert int(width * theirs["model_cfg"]["text_cfg"]["mlp_ratio"]) == mlp
 
 
 def test_pictures_that_are_not_square_have_no_counterpart(kind):

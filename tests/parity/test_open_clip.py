@@ -80,6 +80,7 @@ def test_the_reference_loads_what_is_written_and_it_comes_back(case, tmp_path):
         ("vision_cfg", {"timm_model_name": "vit_base_patch16_224"}),
         ("vision_cfg", {"ls_init_value": 0.1}),
         ("vision_cfg", {"pool_type": "avg"}),
+        ("vision_cfg", {"layers": [3, 4, 6, 3]}),
         ("text_cfg", {"proj_bias": True}),
         ("text_cfg", {"pool_type": "last"}),
     ],
