@@ -149,6 +149,8 @@ def _pixels(config):
     mean, std = (config["image_mean"], config["image_std"]) if config.get("do_normalize", True) else ([0.0], [1.0])
     # rounded, so that what is written comes back: 1e-6 of 255 levels is far below a level
     center, scale = (tuple(round(number / factor, 6) for number in numbers) for numbers in (mean, std))
+    if len(center) != len(scale) or min(scale) <= 0:
+        raise ValueError(f"image_mean is {mean}, image_std is {std}: one above 0 for each of the other")
     return {"center": center, "scale": scale}
 
 

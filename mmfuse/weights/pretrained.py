@@ -8,6 +8,7 @@ a time, and put where the mesh wants it.
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -111,11 +112,11 @@ def counterpart(config: ConfigDict, *, form: str = "hf") -> tuple[Family, dict[s
     for family in families.values():
         theirs = family.to_theirs(config)
         differences.append(_difference(family, config, theirs))
-        if not differences[-1]:
+        if not differences[-1][1]:
             return family, theirs
     raise CheckpointError(
         f"no {' and no '.join(families)} model is like this one; the nearest differs:\n"
-        + "\n".join(min(differences, key=len))
+        + "\n".join(min(differences)[1])
     )
 
 
@@ -125,17 +126,19 @@ def _family(folder) -> tuple[Family, dict[str, Any]]:
         return OPEN_CLIP, read_json(folder / OPEN_CLIP.config)
     theirs = read_json(folder / CONFIG)
     kind = theirs.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(f"{folder / CONFIG} is of a {kind!r}; there are: {', '.join(FAMILIES)}.")
     return FAMILIES[kind], theirs
 
 
 def _difference(family, config, theirs):
+    """How many settings differ, and a line for each."""
     try:
         back = ConfigDict(family.to_ours(theirs))
     except (CheckpointError, TypeError, ValueError) as error:
-        return [f"  {error}"] * 99
-    return difference(_form(config), _form(back))
+        return sys.maxsize, [f"  {error}"]  # they have no such model at all
+    lines = difference(_form(config), _form(back))
+    return len(lines), lines
 
 
 def _form(config):

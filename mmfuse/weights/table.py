@@ -90,6 +90,10 @@ class Table(NamedTuple):
 
     def check(self, theirs: Mapping[str, Any], ours: Mapping[str, Any], where: object) -> None:
         """Raises CheckpointError, with the difference, unless theirs has just the tensors that ours need."""
+        stacked = [ours[row.ours[0]] for row in self.rows if row.layered and row.ours[0] in ours]
+        layers = max((parameter.shape[0] for parameter in stacked), default=0)
+        if layers > len(theirs):
+            raise CheckpointError(f"the config of {where} has {layers} layers, and there are {len(theirs)} tensors.")
         wanted = {name: str(list(shape)) for name, shape in self.their_shapes(ours).items()}
         given = {name: str(list(entry.shape)) for name, entry in theirs.items() if not self._ignores(name, wanted)}
         lines = [

@@ -116,7 +116,7 @@ def understanding(path: Path) -> Generator[None]:
     """Raises CheckpointError where what a file says makes no sense to the code inside."""
     try:
         yield
-    except (ConfigError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be understood: {error!r}.") from error
 
 

@@ -34,7 +34,7 @@ ENCODER = {
     "hidden_act": "activation",
     "layer_norm_eps": "epsilon",
 }
-VISION = ENCODER | {"image_size": "image", "patch_size": "patch", "num_channels": "channels"}
+VISION = ENCODER | {"patch_size": "patch", "image_size": "image", "num_channels": "channels"}
 WORDS = ENCODER | {"max_position_embeddings": "length", "eos_token_id": "eos"}
 # What a tower has that no family says anything of.
 FREE = ("remat", "unroll", "crop", "center", "scale")
@@ -68,10 +68,10 @@ def tower(theirs: Mapping[str, Any], words: Mapping[str, str], **fixed: Any) -> 
     if ours["activation"] not in ACTIVATIONS:
         raise CheckpointError(f"hidden_act is {ours['activation']!r}; there are: {', '.join(ACTIVATIONS)}.")
     ours["activation"] = ACTIVATIONS[ours["activation"]]
-    for side in [side for side in ("patch", "image") if side in ours]:
-        if not isinstance(ours[side], int):
-            raise CheckpointError(f"{side}_size is {ours[side]!r}: the models of transformers take one number.")
-        ours[side] = (ours[side], ours[side])
+    for their, our in words.items():
+        if our not in ("activation", "eos") and not (isinstance(theirs[their], int | float) and theirs[their] > 0):
+            raise CheckpointError(f"{their} is {theirs[their]!r}: it has to be one number above 0.")
+    ours |= {side: (ours[side], ours[side]) for side in ("patch", "image") if side in ours}
     if "image" in ours:
         crop = any(extent % patch for extent, patch in zip(ours["image"], ours["patch"]))
         ours |= {"crop": crop, **dict.fromkeys(("center", "scale"), (127.5,) * ours["channels"])}

@@ -62,6 +62,8 @@ def test_a_folder_that_does_not_say_changes_no_tower(tmp_path):
         ("preprocessor_config.json", {"size": {}}, "cannot be understood: KeyError"),
         ("preprocessor_config.json", {"image_std": None}, "cannot be understood"),
         ("preprocessor_config.json", {"rescale_factor": 0}, "cannot be understood: ZeroDivisionError"),
+        ("preprocessor_config.json", {"image_std": [0.5, 0, 1]}, "one above 0 for each of the other"),
+        ("preprocessor_config.json", {"image_std": [0.5]}, "one above 0 for each of the other"),
         ("preprocessor_config.json", GRIDS | {"do_resize": False}, "do_resize is false"),
     ],
 )
