@@ -3,11 +3,10 @@
     python main.py --config=configs/clip.py:b32 --config.data.train='shards/train-{00000..41455}.tar' \\
         --config.data.test='shards/test-*.tar' --config.mesh.fsdp=8 --workdir=runs/clip_b32
 
-Radford et al. 2021, arXiv 2103.00020: 32 epochs of 400 million pairs, 32,768 in a batch; zero-shot ImageNet 63.2, 68.6
-and 75.3 %. Parameters as released: 151,277,313, 149,620,737 and 427,616,513. Not as published: the data; the tokenizer,
-learned from their captions with as many ids; crops, which are those of open_clip; gradients, clipped to a norm of 1. No
-run of it has been made here. What is trained is a `CLIP` of open_clip: `python -m mmfuse.weights export
---format=open_clip`.
+Radford et al. 2021, arXiv 2103.00020: 32 epochs of 400 million pairs, 32,768 in a batch. Parameters as released:
+151,277,313, 149,620,737 and 427,616,513. Not as published: the data; the tokenizer, learned from their captions with as
+many ids; crops, which are those of open_clip; gradients, clipped to a norm of 1. No run of it has been made here. What
+is trained is a `CLIP` of open_clip: `python -m mmfuse.weights export --format=open_clip`.
 """
 
 from ml_collections import ConfigDict

@@ -197,15 +197,10 @@ def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
 
 
 def _single(config, widths, vocabulary, dtype, rngs):
-    return SingleTower(
-        config.width,
-        _stack(config, dtype, rngs, cross_every=config.cross_every),
-        {name: widths["text" if name == "source" else name] for name in config.memories},
-        vocabulary=vocabulary,
-        position=_position(config, (config.length,), rngs),
-        dtype=dtype,
-        rngs=rngs,
-    )
+    memories = {name: widths["text" if name == "source" else name] for name in config.memories}
+    stack = _stack(config, dtype, rngs, cross_every=config.cross_every)
+    position = _position(config, (config.length,), rngs)
+    return SingleTower(config.width, stack, memories, vocabulary=vocabulary, position=position, dtype=dtype, rngs=rngs)
 
 
 # --- objectives and evaluators ----------------------------------------------------------------------------------------

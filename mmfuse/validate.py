@@ -13,13 +13,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from input_pipeline.names import require_known
 from input_pipeline.streams import FITS
 from input_pipeline.texts import LEAST_LENGTH, check_spec
 from mmfuse import build, build_data
 from mmfuse.evaluators.classification import check_classes
 from mmfuse.inference.decoding import make_decoding
-from mmfuse.models.dual_tower import PROJECTIONS
+from mmfuse.models.dual_tower import check_projections
 from mmfuse.towers.convnet import reach
 from mmfuse.training.workdir import flatten
 from mmfuse.types import ConfigError
@@ -129,14 +128,9 @@ def _check_model(config):
             f"model.towers.{name}.pool is '{tower.pool}', which needs the setting '{NEEDED.get(tower.pool)}', and a "
             f"'{tower.kind}' has none: take another pool.",
         )
-    for name, projection in model.get("dual", {}).get("projection", {}).items():
-        require_known("projection", projection, PROJECTIONS)
-        width = build.lookup(model.towers, name, "tower in model.dual.projection:").width
-        _require(
-            projection != "none" or width == model.dual.embedding,
-            f"model.dual.projection.{name} is 'none', and the tower is {width} wide where the shared space has "
-            f"{model.dual.embedding}: take 'linear', or make them equal.",
-        )
+    if "projection" in model.get("dual", {}):
+        widths = {name: tower.width for name, tower in model.towers.items()}
+        check_projections("model.dual.projection", model.dual.projection.to_dict(), widths, model.dual.embedding)
     if "single" in model:
         _check_stack("model.single", model.single)
         for memory in model.single.memories:
@@ -144,11 +138,8 @@ def _check_model(config):
                 ("text" if memory == "source" else memory) in model.towers,
                 f"model.single.memories names '{memory}', which no tower makes: there are {', '.join(model.towers)}.",
             )
-        every = model.single.cross_every
-        _require(
-            model.single.depth % every == 0,
-            f"model.single.depth is {model.single.depth}: make it a multiple of cross_every={every}.",
-        )
+        depth, every = model.single.depth, model.single.cross_every
+        _require(depth % every == 0, f"model.single.depth is {depth}: make it a multiple of cross_every={every}.")
 
 
 def _check_convnet(name, tower):
@@ -226,10 +217,8 @@ def _check_objectives(name, stream, config):
         build.lookup(build.OBJECTIVES, settings.kind, "kind of objective")
         head, needs = ("single", ["target"]) if settings.kind == "generation" else ("dual", sum(settings.between, ()))
         _require(head in config.model, f"{name}: the objective '{objective}' needs model.{head}.")
-        missing = sorted(set(needs) - set(given))
-        _require(
-            not missing, f"{name}: the objective '{objective}' needs {', '.join(missing)}, which the stream lacks."
-        )
+        absent = sorted(set(needs) - set(given))
+        _require(not absent, f"{name}: the objective '{objective}' needs {', '.join(absent)}, which the stream lacks.")
     if "target" in stream.text:
         _require(
             any(memory in given for memory in config.model.single.memories),

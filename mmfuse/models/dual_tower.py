@@ -15,7 +15,22 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from input_pipeline.names import require_known
+from mmfuse.types import ConfigError
+
 PROJECTIONS = ("linear", "affine", "none")
+
+
+def check_projections(name: str, projections: Mapping[str, str], widths: Mapping[str, int], embedding: int) -> None:
+    """Raises ConfigError where there is no such tower, no such projection, or "none" and a tower not E wide."""
+    for tower, projection in projections.items():
+        require_known("projection", projection, PROJECTIONS)
+        require_known(f"tower in {name}:", tower, widths)
+        if projection == "none" and widths[tower] != embedding:
+            raise ConfigError(
+                f"{name}.{tower} is 'none', and the tower is {widths[tower]} wide where the shared space has "
+                f"{embedding}: take 'linear', or make them equal."
+            )
 
 
 class Identity(nnx.Module):

@@ -86,7 +86,9 @@ def to_theirs(config: ConfigDict) -> dict[str, Any]:
         **bias,
     }
     numbers = {"mean": image.center, "std": image.scale}
-    pixels = {key: [round(part * FACTOR, 9) for part in each(number, 3)] for key, number in numbers.items()}
+    pixels = {
+        key: [round(part * FACTOR, 9) for part in each(key, number, image.channels)] for key, number in numbers.items()
+    }
     return {"model_cfg": model, "preprocess_cfg": pixels}
 
 
@@ -174,7 +176,8 @@ def _pixels(config):
         return OPENAI_PIXELS
     names = {"center": "mean", "scale": "std"}
     return {
-        ours: tuple(round(number / FACTOR, 6) for number in each(config[theirs], 3)) for ours, theirs in names.items()
+        ours: tuple(round(number / FACTOR, 6) for number in each(f"preprocess_cfg.{theirs}", config[theirs], 3))
+        for ours, theirs in names.items()
     }
 
 

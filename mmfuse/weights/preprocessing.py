@@ -22,6 +22,7 @@ from mmfuse.weights.tensors import read_json, understanding
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"  # since transformers 5: holds the same under "image_processor"
 PROCESSORS = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor", "siglip2": "Siglip2ImageProcessor"}
+RGB = 3  # channels of a picture that is read
 FACTOR = 1 / 255  # by which pixels are multiplied before their mean is taken off
 # What CLIP was trained with, as our towers take it: of values 0…255.
 OPENAI_PIXELS = {
@@ -119,20 +120,26 @@ def load_preprocessor(folder: str | Path) -> Preprocessor | FlexiblePreprocessor
             if not resizes:
                 raise CheckpointError(f"{path}: do_resize is false, and pictures of any size would not fill patches.")
             resample = int(config.get("resample", Image.Resampling.BILINEAR))
-            return FlexiblePreprocessor(config["patch_size"], config["max_num_patches"], resample, **_pixels(config))
+            return FlexiblePreprocessor(
+                config["patch_size"], config["max_num_patches"], resample, **_pixels(config, RGB)
+            )
         return Preprocessor(
             _size(config["size"]) if resizes else None,
             int(config.get("resample", Image.Resampling.BICUBIC)),
             _pair(config["crop_size"]) if config.get("do_center_crop", False) else None,
-            **_pixels(config),
+            **_pixels(config, RGB),
         )
 
 
-def load_pixels(folder: Path) -> dict[str, tuple[float, ...]]:
-    """What a tower has to know of it: `center` and `scale` of each channel, of values 0…255; {} where it is missing."""
+def load_pixels(folder: Path, channels: int) -> dict[str, tuple[float, ...]]:
+    """What a tower has to know of it: `center` and `scale` of each channel, of values 0…255; {} where it is missing.
+
+    Raises:
+      CheckpointError: it is not of so many channels.
+    """
     path, config = _settings(folder)
     with understanding(path):
-        return {} if config is None else _pixels(config)
+        return {} if config is None else _pixels(config, channels)
 
 
 def _settings(folder: Path) -> tuple[Path, dict[str, Any] | None]:
@@ -144,13 +151,14 @@ def _settings(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     return path, read_json(path) if path.is_file() else None
 
 
-def _pixels(config):
+def _pixels(config, channels):
     factor = config.get("rescale_factor", FACTOR) if config.get("do_rescale", True) else 1.0
-    mean, std = (config["image_mean"], config["image_std"]) if config.get("do_normalize", True) else ([0.0], [1.0])
+    given = config if config.get("do_normalize", True) else {"image_mean": 0.0, "image_std": 1.0}
+    mean, std = (each(name, given[name], channels) for name in ("image_mean", "image_std"))
+    if min(std) <= 0:
+        raise ValueError(f"image_std is {std}: write numbers above 0")
     # rounded, so that what is written comes back: 1e-6 of 255 levels is far below a level
     center, scale = (tuple(round(number / factor, 6) for number in numbers) for numbers in (mean, std))
-    if len(center) != len(scale) or min(scale) <= 0:
-        raise ValueError(f"image_mean is {mean}, image_std is {std}: one above 0 for each of the other")
     return {"center": center, "scale": scale}
 
 
@@ -170,7 +178,9 @@ def preprocessor_config(tower: ConfigDict, kind: str) -> dict[str, Any]:
         "siglip": {"size": extent},
         "siglip2": {"patch_size": tower.patch[0], "max_num_patches": places},
     }
-    numbers = {key: [round(number * FACTOR, 9) for number in each(tower[key], channels)] for key in ("center", "scale")}
+    numbers = {
+        key: [round(number * FACTOR, 9) for number in each(key, tower[key], channels)] for key in ("center", "scale")
+    }
     return {
         "image_processor_type": PROCESSORS[kind],
         "do_resize": True,
@@ -185,9 +195,12 @@ def preprocessor_config(tower: ConfigDict, kind: str) -> dict[str, Any]:
     }
 
 
-def each(number: float | Sequence[float], channels: int) -> tuple[float, ...]:
-    """One number for each channel."""
-    return tuple(number) if isinstance(number, Sequence) else (number,) * channels
+def each(name: str, number: float | int | Sequence[float | int], channels: int) -> tuple[float | int, ...]:
+    """One number for each channel. Raises ValueError, which names the setting, where there are more or fewer."""
+    numbers = tuple(number) if isinstance(number, Sequence) else (number,) * channels
+    if len(numbers) != channels:
+        raise ValueError(f"{name} is {list(numbers)}, and there are {channels} channels: write a number for each")
+    return numbers
 
 
 def _size(size: Any) -> int | tuple[int, int]:

@@ -60,7 +60,8 @@ def load_pretrained(
         config = ConfigDict(family.to_ours(theirs))
         graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0))))
     if family is not OPEN_CLIP:
-        config.model.towers.image.update(load_pixels(folder))
+        image = config.model.towers.image
+        image.update(load_pixels(folder, image.channels))
     return nnx.merge(graph, _read(folder, family, config, abstract, mesh, sharding)), config
 
 

@@ -191,6 +191,13 @@ def test_what_has_no_embedding_of_ours_is_refused(written, tmp_path, changes, sa
         load_pretrained(copy(written[0], tmp_path, **changes))
 
 
+def test_pixels_of_other_channels_are_refused(written, tmp_path):
+    path = copy(written[0], tmp_path) / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.5, 0.5]}))
+    with pytest.raises(CheckpointError, match=r"image_mean is .*, and there are 3 channels"):
+        load_pretrained(tmp_path)
+
+
 def test_old_files_have_their_settings_twice():
     text = {"vocab_size": 14, "hidden_size": 24, "num_attention_heads": 3}
     config = FAMILIES["clip"].to_ours({"text_config": {"hidden_size": 99}, "text_config_dict": text})
@@ -200,6 +207,13 @@ def test_old_files_have_their_settings_twice():
 def test_a_folder_of_open_clip_without_weights_says_what_it_lacks(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 8, **OPEN_CLIP}}))
     with pytest.raises(CheckpointError, match=r"neither open_clip_model.safetensors nor model.safetensors.index"):
+        load_pretrained(tmp_path)
+
+
+def test_pixels_of_open_clip_of_other_channels_are_refused(tmp_path):
+    theirs = {"model_cfg": {"embed_dim": 8, **OPEN_CLIP}, "preprocess_cfg": {"mean": [0.5] * 4, "std": 0.5}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(theirs))
+    with pytest.raises(CheckpointError, match=r"preprocess_cfg.mean is .*, and there are 3 channels"):
         load_pretrained(tmp_path)
 
 

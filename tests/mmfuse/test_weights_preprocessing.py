@@ -46,13 +46,18 @@ def test_a_grid_is_the_largest_of_the_shape_and_what_is_not_filled_is_padding(tm
 def test_what_is_written_for_a_tower_is_read(tmp_path, kind):
     tower = ConfigDict(parts.vit(8, 1, 2, image=(8, 8), patch=(2, 2), center=(1.0, 2.0, 3.5), scale=51.0))
     says(tmp_path, "preprocessor_config.json", **preprocessor_config(tower, kind))
-    assert load_pixels(tmp_path) == {"center": (1.0, 2.0, 3.5), "scale": (51.0,) * 3}
+    assert load_pixels(tmp_path, 3) == {"center": (1.0, 2.0, 3.5), "scale": (51.0,) * 3}
     prepared = load_preprocessor(tmp_path)(RAMP)
     assert prepared[0].shape == (16, 12) if kind == "siglip2" else prepared.shape == (8, 8, 3)
 
 
+def test_one_number_is_that_of_every_channel_and_may_be_whole(tmp_path):
+    says(tmp_path, "preprocessor_config.json", size=4, image_mean=[0, 0, 1], image_std=1)
+    assert load_pixels(tmp_path, 3) == {"center": (0.0, 0.0, 255.0), "scale": (255.0,) * 3}
+
+
 def test_a_folder_that_does_not_say_changes_no_tower(tmp_path):
-    assert load_pixels(says(tmp_path, "processor_config.json", processor_class="CLIPProcessor")) == {}
+    assert load_pixels(says(tmp_path, "processor_config.json", processor_class="CLIPProcessor"), 3) == {}
 
 
 @pytest.mark.parametrize(
@@ -62,8 +67,9 @@ def test_a_folder_that_does_not_say_changes_no_tower(tmp_path):
         ("preprocessor_config.json", {"size": {}}, "cannot be understood: KeyError"),
         ("preprocessor_config.json", {"image_std": None}, "cannot be understood"),
         ("preprocessor_config.json", {"rescale_factor": 0}, "cannot be understood: ZeroDivisionError"),
-        ("preprocessor_config.json", {"image_std": [0.5, 0, 1]}, "one above 0 for each of the other"),
-        ("preprocessor_config.json", {"image_std": [0.5]}, "one above 0 for each of the other"),
+        ("preprocessor_config.json", {"image_std": [0.5, 0, 1]}, r"image_std is \(0.5, 0, 1\): write numbers above 0"),
+        ("preprocessor_config.json", {"image_std": [0.5]}, r"image_std is \[0.5\], and there are 3 channels"),
+        ("preprocessor_config.json", {"image_mean": [0.5] * 4}, r"image_mean is \[.*\], and there are 3 channels"),
         ("preprocessor_config.json", GRIDS | {"do_resize": False}, "do_resize is false"),
     ],
 )
