@@ -44,7 +44,7 @@ def vit(width: int, depth: int, heads: int, *, image: tuple[int, int], patch: tu
 def convnet(width: int, blocks: tuple[int, ...], *, image: tuple[int, int], patch: tuple[int, int], **changes) -> dict:
     """A residual network of 3×3 convolutions with so many `blocks` in each stage; the last has `width` channels."""
     own = {"kind": "convnet", "width": width, "blocks": blocks, "image": image, "patch": patch}
-    position = "none"  # none | learned | sincos: added to the tokens, for who asks where something is
+    position = "none"  # none | learned | resized | sincos: added to the tokens, for who asks where something is
     return {**own, "norm": "layer", "position": position, "pool": "mean", **changes}
 
 

@@ -136,7 +136,7 @@ class ConvNet(nnx.Module):
         modality = jnp.full_like(segment, MODALITIES.index("image"))
         x = x.reshape(batch, -1, width)
         if self.position is not None:
-            x = x + self.position(position).astype(x.dtype)
+            x = x + self.position(position, -(-size // jnp.array([self.reach]))).astype(x.dtype)
         features = self.norm(x)
         tokens = Tokens(features, segment, position, modality, jnp.zeros_like(segment))
         return TowerOutput(tokens, self.pool(tokens), {}, {})

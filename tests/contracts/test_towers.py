@@ -147,6 +147,13 @@ def test_the_flat_pool_is_made_for_the_positions_of_the_tower(kind):
     assert run(build(kind, pool="flat"), kind).pooled.shape == (B, D)
 
 
+@pytest.mark.parametrize("kind", ["vit", "convnet"], indirect=True)
+def test_resized_positions_are_the_table_where_a_picture_fills_its_grid_and_others_where_it_does_not(kind):
+    resized, learned = (run(build(kind, position=position), kind).pooled for position in ("resized", "learned"))
+    np.testing.assert_allclose(resized[0], learned[0], atol=1e-5)
+    assert np.abs(resized[1] - learned[1]).max() > 1e-3
+
+
 def test_a_tower_without_blocks_is_a_bag_of_tokens():
     tower, segment = build("text", depth=0), jnp.ones_like(IDS)
     changed = IDS.at[:, 3].set(3 + (IDS[:, 3] - 2) % (V - 3))  # another word at one place
