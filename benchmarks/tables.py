@@ -41,6 +41,8 @@ EXPERIMENTS = (  # config, what it is, what it reaches, page
         (("R@10 of 256", "retrieval/text_to_image/recall_at_10"), ("answers", "vqa/accuracy")),
         "benchmarks.md",
     ),
+    ("clip", "CLIP as published: `:b32`, `:b16`, `:l14`", (), "weights.md"),
+    ("siglip", "SigLIP as published: `:b16`, `:l16`, `:so400m`", (), "weights.md"),
     ("own_data", "towers for every modality that a person's tars have, in the minutes there are", (), "own_data.md"),
 )
 TINY = (
@@ -141,7 +143,7 @@ def readme() -> str:
     lines = ["| config | what it is | reached | as in |", "|---|---|---|---|"]
     for name, words, numbers, page in EXPERIMENTS:
         reached = over_seeds(run["summary"] for run in newest_of_each_seed(read(name))) if numbers else {}
-        shown = "; ".join(f"{what} {reached[key]:.2f}" for what, key in numbers) or "what your data allow"
+        shown = "; ".join(f"{what} {reached[key]:.2f}" for what, key in numbers) or "—"
         lines.append(f"| [`configs/{name}.py`](configs/{name}.py) | {words} | {shown} | [docs/{page}](docs/{page}) |")
     before, _, rest = README.read_text().partition(BEGIN)
     return before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.partition(END)[2]
