@@ -23,7 +23,7 @@ def test_what_some_record_has_is_found():
     seen = Example("a", "a", {"image": b""}, captions=(Caption("part", whole=False),))
     asked = Example("b", "b", {}, questions=(Question("q", "a", "k"),))
     assert survey([Listed([Rejected("torn", "x"), seen]), Listed([asked])], 5) == {
-        *("image", "captions", "first_captions", "questions")
+        *("image", "captions", "first_captions", "questions", "whole_captions_and_questions")
     }
 
 
