@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
     config.model = {
         "dtype": "float32",
         "towers": {
-            "image": parts.convnet(WIDTH, (1, 1), image=IMAGE, patch=(4, 4), position="sincos"),
+            "image": parts.convnet(WIDTH, (1, 1, 1), image=IMAGE, patch=(2, 2), position="sincos"),
             "text": parts.text(2 * WIDTH, 0, HEADS, length=CAPTION),
         },
         "dual": {"embedding": WIDTH, "temperature": 0.07, "bias": -10.0},
@@ -123,8 +123,12 @@ def _evaluators(pairs):
             "tokens": CAPTION,
             "decoding": parts.decoding(),
         },
-        "digits": parts.digits("test", image=IMAGE, length=24, called={"accuracy": "classification/digits"}),
+        "digits": parts.digits("test", image=IMAGE, length=24, called=_called("classification/digits")),
         "digits_unseen": parts.digits(
-            "test_unseen", image=IMAGE, length=24, called={"accuracy": "classification/digits_unseen"}
+            "test_unseen", image=IMAGE, length=24, called=_called("classification/digits_unseen")
         ),
     }
+
+
+def _called(name):
+    return {"accuracy": name, "accuracy_chance": f"{name}_chance"}
