@@ -11,6 +11,7 @@ def config(**train):
     made = small.get_config()
     with made.unlocked():
         made.train.update(train)
+        made.mesh.data = 1  # what several devices compile is not kept for the next time
     return made
 
 
