@@ -74,6 +74,7 @@ TAKES: Mapping[str, Callable[[Example], tuple[Piece, ...]]] = {
     "description": lambda example: (Caption(example.description),) if example.description else (),
 }
 IN_LANGUAGES = ("captions", "whole_captions", "first_captions")  # the takes whose texts all say their language
+ASKED = ("questions", "whole_captions_and_questions")  # the takes that hold questions
 CAPTIONED = (*IN_LANGUAGES, "whole_captions_and_questions")  # whose captions can be chosen by language
 ROLES = ("source", "caption", "prompt", "target")
 LEAST_LENGTH = 3  # BOS, one token of text, EOS

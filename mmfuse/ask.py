@@ -160,7 +160,7 @@ def _teacher(config, question):
         raise ConfigError("this run matches and does not write: none of its streams teaches a decoder ('target').")
     for stream in streams:
         spec = build_data.make_text_specs(stream)["target"]
-        if (spec.take == "questions") == question:
+        if spec.take in texts.ASKED if question else spec.take != "questions":
             return spec, stream
     raise ConfigError(
         "this run has learned to caption, not to answer: leave --prompt out, or name a language, such as --prompt=de:"

@@ -9,6 +9,7 @@ import soundfile
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import quickstart
 from input_pipeline.sources.files import MAX_FILE_BYTES
 from input_pipeline.sources.scenes import Scenes
 from input_pipeline.streams import evaluation_stream
@@ -152,6 +153,13 @@ def test_a_prompt_means_what_the_streams_hold(prompt, files, languages, piece, s
     spec = build_data.make_text_specs(made.streams[stream])["target"]._replace(number=1)
     wanted = Wish(piece, spec, {name: BOTH[name] for name in files})
     assert understand(made, dict.fromkeys(files, "file"), prompt) == wanted
+
+
+def test_a_stream_of_captions_and_questions_teaches_both():
+    made = quickstart.get_config()
+    asked, described = (understand(made, {"image": "file"}, prompt) for prompt in ("What colour is it?", None))
+    assert asked.piece == Question("What colour is it?", "", "") and described.piece == Caption("", "en")
+    assert asked.spec == described.spec and asked.spec.take == "whole_captions_and_questions"
 
 
 @pytest.mark.parametrize(
