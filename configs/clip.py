@@ -12,6 +12,7 @@ is trained is a `CLIP` of open_clip: `python -m mmfuse.weights export --format=o
 from ml_collections import ConfigDict
 
 from configs import parts
+from mmfuse.weights.preprocessing import OPENAI_PIXELS
 
 # picture: patch, width, depth; text: width; both have heads of 64 numbers
 SIZES = {
@@ -20,8 +21,6 @@ SIZES = {
     "l14": {"patch": 14, "width": 1024, "depth": 24, "text": 768, "learning_rate": 4e-4},
 }
 IMAGE, LENGTH = (224, 224), 77
-# mean and standard deviation of the released preprocessing, of values 0…255
-PIXELS = {"center": (122.770938, 116.746013, 104.093738), "scale": (68.500533, 66.632153, 70.323166)}
 
 
 def get_config(size: str = "b32") -> ConfigDict:
@@ -35,7 +34,7 @@ def get_config(size: str = "b32") -> ConfigDict:
     config.model = {
         "dtype": "bfloat16",
         "towers": {
-            "image": parts.vit(*image, image=IMAGE, patch=(sizes.patch,) * 2, **released, **PIXELS, **common),
+            "image": parts.vit(*image, image=IMAGE, patch=(sizes.patch,) * 2, **released, **OPENAI_PIXELS, **common),
             "text": parts.text(
                 sizes.text, 12, sizes.text // 64, length=LENGTH, causal=True, packed=False, pool="end", **common
             ),

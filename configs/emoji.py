@@ -74,15 +74,8 @@ def get_config() -> ConfigDict:
     config.checkpoint = {"every": 200, "keep": 2}
     config.log_every = 10
     config.loader = parts.loader()
-    config.evaluators = {
-        "retrieval": {
-            "kind": "retrieval",
-            "source": {"kind": "webdataset", "shards": config.data.get_ref("test")},
-            "stream": {"rows": 64, "examples": 10_000, "signals": signals, "text": {"caption": names}},
-            "between": pairs,
-            "at": (1, 5, 10),
-            "chunk": 256,
-        }
-    }
+    test = {"kind": "webdataset", "shards": config.data.get_ref("test")}
+    options = {"signals": signals, "caption": names, "between": pairs}
+    config.evaluators = {"retrieval": parts.retrieval(test, **options, examples=10_000)}
     config.eval = parts.evaluation()
     return config.lock()

@@ -73,34 +73,21 @@ def get_config(size: str = "") -> ConfigDict:
 
 def _evaluators(test, signals, pairs):
     return {
-        "retrieval": {
-            "kind": "retrieval",
-            "source": test,
-            "stream": {
-                "rows": 64,
-                "examples": 1_000_000,  # at most
-                "signals": signals,
-                "text": {"caption": {"take": "captions", "number": 5, "length": LENGTH}},
-            },
-            "between": pairs,
-            "at": (1, 5, 10),
-            "chunk": 256,
-        },
-        "caption": {
-            "kind": "captioning",
-            "source": test,
-            "stream": {
-                "rows": 64,
-                "examples": 1000,  # at most: writing is slow
-                "signals": signals,
-                "text": {
-                    "prompt": {"take": "captions", "number": 1, "length": PROMPT},
-                    "target": {"take": "captions", "number": REFERENCES, "length": LENGTH},
-                },
-            },
-            "tokens": LENGTH - PROMPT,
-            "decoding": parts.decoding(),
-        },
+        "retrieval": parts.retrieval(
+            test,
+            signals=signals,
+            caption={"take": "captions", "number": 5, "length": LENGTH},
+            between=pairs,
+            examples=1_000_000,
+        ),
+        "caption": parts.captioning(
+            test,
+            signals=signals,
+            prompt={"take": "captions", "number": 1, "length": PROMPT},
+            target={"take": "captions", "number": REFERENCES, "length": LENGTH},
+            examples=1000,  # writing is slow
+            tokens=LENGTH - PROMPT,
+        ),
     }
 
 

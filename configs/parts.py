@@ -131,24 +131,37 @@ def matching(*, image: tuple[int, int], length: int, loss: str, augment: dict) -
     config.checkpoint = {"every": 1000, "keep": 2}
     config.log_every = 10
     config.loader = loader()
-    test = {"kind": "webdataset", "shards": config.data.get_ref("test")}
-    config.evaluators = {
-        "retrieval": {
-            "kind": "retrieval",
-            "source": test,
-            "stream": {
-                "rows": 1024,
-                "examples": 10_000,  # at most
-                "signals": {"image": image},
-                "text": {"caption": {**caption, "number": 5}},
-            },
-            "between": pairs,
-            "at": (1, 5, 10),
-            "chunk": 256,
-        }
-    }
+    test, several = {"kind": "webdataset", "shards": config.data.get_ref("test")}, {**caption, "number": 5}
+    options = {"signals": {"image": image}, "caption": several, "between": pairs}
+    config.evaluators = {"retrieval": retrieval(test, **options, examples=10_000, rows=1024)}
     config.eval = evaluation()
     return config
+
+
+def retrieval(
+    source: dict, *, signals: dict, caption: dict, between: tuple, examples: int, rows: int = 64, chunk: int = 256
+) -> dict:
+    """Counterparts that are looked for among so many examples."""
+    return {
+        "kind": "retrieval",
+        "source": source,
+        "stream": {"rows": rows, "examples": examples, "signals": signals, "text": {"caption": caption}},  # at most
+        "between": between,  # pairs of names; both ways
+        "at": (1, 5, 10),  # K of recall@K
+        "chunk": chunk,  # queries whose scores are in memory at once
+    }
+
+
+def captioning(source: dict, *, signals: dict, prompt: dict, target: dict, examples: int, tokens: int) -> dict:
+    """Captions that are written for prompts, and compared with those that people have written, the targets."""
+    text = {"prompt": prompt, "target": target}
+    return {
+        "kind": "captioning",
+        "source": source,
+        "stream": {"rows": 64, "examples": examples, "signals": signals, "text": text},  # at most
+        "tokens": tokens,  # of the longest caption
+        "decoding": decoding(),
+    }
 
 
 def answering(source: dict, *, signals: dict, examples: int, length: int, **changes) -> dict:

@@ -80,55 +80,35 @@ def _stream(rows, text, objectives):
 def _evaluators(pairs):
     test = {"kind": "scenes", "split": "test"}
     signals = {"image": IMAGE}
-    practice = {"source": {"kind": "scenes", "split": "train"}, "records": 2000}
-    systematic = {
-        name: f"vqa/systematic_{name}"
-        for name in ("accuracy", "accuracy_blind", "accuracy_majority", "accuracy_chance")
-    }
+    reader = {"source": {"kind": "scenes", "split": "train"}, "records": 2000}
+    captions = {"take": "whole_captions", "number": 2, "length": CAPTION}
     return {
-        "retrieval": {
-            "kind": "retrieval",
-            "source": test,
-            "stream": {
-                "rows": 64,
-                "examples": 256,
-                "signals": signals,
-                "text": {"caption": {"take": "whole_captions", "number": 1, "length": CAPTION}},
-            },
-            "between": pairs,
-            "at": (1, 5, 10),
-            "chunk": 256,
-        },
-        "vqa": parts.answering(test, signals=signals, examples=512, length=QUESTION, question_only=practice),
+        "retrieval": parts.retrieval(
+            test, signals=signals, caption={**captions, "number": 1}, between=pairs, examples=256
+        ),
+        "vqa": parts.answering(test, signals=signals, examples=512, length=QUESTION, question_only=reader),
         "systematic": parts.answering(
             {"kind": "scenes", "split": "test_systematic"},
             signals=signals,
             examples=256,
             length=QUESTION,
-            question_only=practice,
-            called=systematic,
+            question_only=reader,
+            called=_called("vqa/systematic_accuracy", "blind", "majority", "chance"),
         ),
-        "caption": {
-            "kind": "captioning",
-            "source": test,
-            "stream": {
-                "rows": 64,
-                "examples": 256,
-                "signals": signals,
-                "text": {
-                    "prompt": {"take": "whole_captions", "number": 1, "length": 4},
-                    "target": {"take": "whole_captions", "number": 2, "length": CAPTION},
-                },
-            },
-            "tokens": CAPTION,
-            "decoding": parts.decoding(),
-        },
-        "digits": parts.digits("test", image=IMAGE, length=24, called=_called("classification/digits")),
+        "caption": parts.captioning(
+            test,
+            signals=signals,
+            prompt={"take": "whole_captions", "number": 1, "length": 4},
+            target=captions,
+            examples=256,
+            tokens=CAPTION,
+        ),
+        "digits": parts.digits("test", image=IMAGE, length=24, called=_called("classification/digits", "chance")),
         "digits_unseen": parts.digits(
-            "test_unseen", image=IMAGE, length=24, called=_called("classification/digits_unseen")
+            "test_unseen", image=IMAGE, length=24, called=_called("classification/digits_unseen", "chance")
         ),
     }
 
 
-def _called(name):
-    return {"accuracy": name, "accuracy_chance": f"{name}_chance"}
+def _called(name, *controls):
+    return {"accuracy": name, **{f"accuracy_{control}": f"{name}_{control}" for control in controls}}

@@ -86,19 +86,14 @@ def _evaluators(pairs):
     test = {"kind": "scenes", "split": "test"}
     both = {"image": IMAGE, "audio": (SAMPLES,)}
     return {
-        "retrieval": {
-            "kind": "retrieval",
-            "source": test,
-            "stream": {
-                "rows": 64,
-                "examples": 256,
-                "signals": both,
-                "text": {"caption": {"take": "whole_captions", "number": 2, "length": 40}},
-            },
-            "between": pairs,
-            "at": (1, 5, 10),
-            "chunk": 128,
-        },
+        "retrieval": parts.retrieval(
+            test,
+            signals=both,
+            caption={"take": "whole_captions", "number": 2, "length": 40},
+            between=pairs,
+            examples=256,
+            chunk=128,
+        ),
         "vqa": parts.answering(test, signals=both, examples=128, length=24),
         "digits": parts.digits("test", image=IMAGE, length=24, called={"accuracy": "classification/digits"}),
     }
