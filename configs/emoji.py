@@ -75,7 +75,8 @@ def get_config() -> ConfigDict:
     config.log_every = 10
     config.loader = parts.loader()
     test = {"kind": "webdataset", "shards": config.data.get_ref("test")}
-    options = {"signals": signals, "caption": names, "between": pairs}
-    config.evaluators = {"retrieval": parts.retrieval(test, **options, examples=10_000)}
+    config.evaluators = {
+        "retrieval": parts.retrieval(test, signals=signals, caption=names, between=pairs, examples=10_000)
+    }
     config.eval = parts.evaluation()
     return config.lock()

@@ -132,8 +132,11 @@ def matching(*, image: tuple[int, int], length: int, loss: str, augment: dict) -
     config.log_every = 10
     config.loader = loader()
     test, several = {"kind": "webdataset", "shards": config.data.get_ref("test")}, {**caption, "number": 5}
-    options = {"signals": {"image": image}, "caption": several, "between": pairs}
-    config.evaluators = {"retrieval": retrieval(test, **options, examples=10_000, rows=1024)}
+    config.evaluators = {
+        "retrieval": retrieval(
+            test, signals={"image": image}, caption=several, between=pairs, examples=10_000, rows=1024
+        )
+    }
     config.eval = evaluation()
     return config
 

@@ -62,15 +62,17 @@ def first_of_each_language(captions: Sequence[Caption]) -> tuple[Caption, ...]:
     return tuple({caption.language: caption for caption in reversed(captions)}.values())
 
 
+def whole_captions(example: Example) -> tuple[Caption, ...]:
+    """Those that say everything there is."""
+    return tuple(caption for caption in example.captions if caption.whole)
+
+
 TAKES: Mapping[str, Callable[[Example], tuple[Piece, ...]]] = {
     "captions": lambda example: example.captions,
-    "whole_captions": lambda example: tuple(caption for caption in example.captions if caption.whole),
+    "whole_captions": whole_captions,
     "first_captions": lambda example: first_of_each_language(example.captions),
     "questions": lambda example: example.questions,
-    "whole_captions_and_questions": lambda example: (
-        *(caption for caption in example.captions if caption.whole),
-        *example.questions,
-    ),
+    "whole_captions_and_questions": lambda example: (*whole_captions(example), *example.questions),
     "description": lambda example: (Caption(example.description),) if example.description else (),
 }
 IN_LANGUAGES = ("captions", "whole_captions", "first_captions")  # the takes whose texts all say their language

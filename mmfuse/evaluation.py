@@ -22,6 +22,7 @@ from mmfuse.analysis.examples import show_examples
 from mmfuse.analysis.record import named, time_spent, write_examples
 from mmfuse.analysis.report import report_path, write_report
 from mmfuse.evaluators.evaluator import Evaluator
+from mmfuse.evaluators.question_only import QuestionOnly
 from mmfuse.evaluators.writing import Writing
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
@@ -42,6 +43,7 @@ class Evaluation:
     ):
         """Args: the run's config, folder, tokenizer, what makes a model of its state, and mesh."""
         self.config, self.workdir, self.tokenizer, self.merge, self.mesh = config, workdir, tokenizer, merge, mesh
+        self._readers: dict[str, QuestionOnly] = {}
 
     @cached_property
     def sources(self) -> dict[str, Source]:
@@ -58,9 +60,16 @@ class Evaluation:
             stream = evaluation_stream(name, self.sources[name], recipe, rows=sizes.rows, examples=sizes.examples)
             own = {"tokenizer": self.tokenizer, "workers": self.config.loader.workers}
             if "question_only" in config:
-                own["practice"] = build_data.read_questions(config.question_only)
+                own["question_only"] = self._question_only(config.question_only)
             made[name] = build.make_evaluator(config, stream, self.merge, self.mesh, **own)
         return made
+
+    def _question_only(self, config):
+        """Trained once for all evaluators whose control it is."""
+        key = config.to_json()
+        if key not in self._readers:
+            self._readers[key] = QuestionOnly(build_data.read_questions(config))
+        return self._readers[key]
 
     def measure(self, state: TrainState, name: str = "") -> dict[str, float]:
         """The numbers of all evaluators, and how many records could not be used by any of them.

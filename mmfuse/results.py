@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmfuse.analysis.record import read_record
+from mmfuse.analysis.record import read_record, time_spent
 
 RESULTS = Path(__file__).parent.parent / "results"
 SEED = re.compile(r"--config\.seed[= ]\S+")
@@ -73,13 +73,12 @@ def run_line(workdir: str | Path) -> dict[str, Any]:
       CheckpointError: it has no summary.
     """
     record = read_record(workdir)
-    minutes = sum(step["seconds"] for step in record.timing) / 60
     return {
         "command": " ".join(["python main.py", *record.provenance["flags"]]),
         "seed": record.config["config"]["seed"],
         **record.provenance,
         "steps": len(record.timing),
-        "minutes": minutes,
+        "minutes": time_spent(workdir)["time/wall_seconds"] / 60,
         "summary": record.summary,
     }
 

@@ -10,8 +10,7 @@ accuracy stands what can be reached without looking:
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -26,25 +25,16 @@ from mmfuse.types import Question
 class Answering(Writing):
     """Accuracy of generated answers over a stream whose role `prompt` holds questions."""
 
-    def __init__(self, *arguments, practice: Sequence[Question] | None = None, **options):
-        """Args: those of `Writing`; `practice` what a model that only reads is trained on, or None for no such model.
-
-        Raises:
-          ConfigError: as `QuestionOnly`.
-        """
+    def __init__(self, *arguments, question_only: QuestionOnly | None = None, **options):
+        """Args: those of `Writing`; `question_only` is a model that has only ever read, or None for no such control."""
         super().__init__(*arguments, **options)
-        self.practice = practice
-
-    @cached_property
-    def question_only(self) -> QuestionOnly | None:
-        """The control that is trained apart, at the first evaluation."""
-        return None if self.practice is None else QuestionOnly(self.practice)
+        self.question_only = question_only
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Returns accuracies, `calibration_error`, `questions`, how many, and `rejected`, records left out.
 
         `accuracy`, `accuracy_blind`, `accuracy_majority` and `accuracy_chance` are over all questions; with `/{type}`
-        over those of a type. With `practice` there are `accuracy_question_only` and `accuracy_no_evidence`, and
+        over those of a type. With `question_only` there are `accuracy_question_only` and `accuracy_no_evidence`, and
         `accuracy_blind` is the higher of the two. An answer's probability, by which calibration is measured, is that of
         all its tokens.
         """
@@ -67,12 +57,12 @@ class Answering(Writing):
             right |= {"accuracy_question_only": read == truth, "accuracy_no_evidence": right["accuracy_blind"]}
         probability = np.exp([written.log_probability for written in found])
         numbers = {"calibration_error": calibration_error(probability, right["accuracy"])}
-        for name, by_question in right.items():
-            numbers[name] = float(by_question.mean())
-            numbers |= {f"{name}/{kind}": float(by_question[kinds == kind].mean()) for kind in sorted(set(kinds))}
-        for of in ("", *(f"/{kind}" for kind in sorted(set(kinds)))) if self.question_only else ():
-            both = numbers[f"accuracy_question_only{of}"], numbers[f"accuracy_no_evidence{of}"]
-            numbers[f"accuracy_blind{of}"] = max(both)
+        parts = {"": np.ones(len(kinds), bool)} | {f"/{kind}": kinds == kind for kind in sorted(set(kinds))}
+        for part, of_part in parts.items():
+            numbers |= {f"{name}{part}": float(by_question[of_part].mean()) for name, by_question in right.items()}
+            if self.question_only:
+                both = numbers[f"accuracy_question_only{part}"], numbers[f"accuracy_no_evidence{part}"]
+                numbers[f"accuracy_blind{part}"] = max(both)
         return numbers | counts
 
 

@@ -49,7 +49,7 @@ class LearnedPosition(nnx.Module):
         return self.table[...][index]
 
 
-class ResizedPosition(nnx.Module):
+class ResizedPosition(LearnedPosition):
     """A table of a grid that is resized to each picture's own grid: linear, antialiased where it shrinks.
 
         vector(p) = Σ_g Π_axes w(g, p) table[g],     w ∝ max(0, 1 − |g + ½ − (p + ½) G / N| / max(1, G / N)),  Σ_g w = 1
@@ -57,10 +57,6 @@ class ResizedPosition(nnx.Module):
     for G places of the table and N of the picture along an axis; positions beyond N are taken for the last.
     Reference: NaFlex of SigLIP 2, Tschannen et al. 2025, arXiv 2502.14786; the weights are those of Pillow and torch.
     """
-
-    def __init__(self, extent: tuple[int, ...], width: int, *, rngs: nnx.Rngs):
-        self.extent = tuple(extent)
-        self.table = nnx.Param(0.02 * jax.random.normal(rngs.params(), (math.prod(extent), width)))
 
     def __call__(
         self, position: Float[Array, "B S R"], extent: Int[Array, "B R"] | None = None

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmfuse.types import CheckpointError
-from mmfuse.weights.preprocessing import FACTOR, OPENAI_PIXELS, each
+from mmfuse.weights.preprocessing import OPENAI_PIXELS, as_levels, as_shares, each
 from mmfuse.weights.table import LINEAR, Layout, Row, Table, convolution
 from mmfuse.weights.transformers import IMAGE, MAX_SCALE, TEXT, Family, linear, norm
 
@@ -86,9 +86,7 @@ def to_theirs(config: ConfigDict) -> dict[str, Any]:
         **bias,
     }
     numbers = {"mean": image.center, "std": image.scale}
-    pixels = {
-        key: [round(part * FACTOR, 9) for part in each(key, number, image.channels)] for key, number in numbers.items()
-    }
+    pixels = {key: as_shares(each(key, number, image.channels)) for key, number in numbers.items()}
     return {"model_cfg": model, "preprocess_cfg": pixels}
 
 
@@ -175,10 +173,7 @@ def _pixels(config):
     if not config.get("mean"):
         return OPENAI_PIXELS
     names = {"center": "mean", "scale": "std"}
-    return {
-        ours: tuple(round(number / FACTOR, 6) for number in each(f"preprocess_cfg.{theirs}", config[theirs], 3))
-        for ours, theirs in names.items()
-    }
+    return {ours: as_levels(each(f"preprocess_cfg.{theirs}", config[theirs], 3)) for ours, theirs in names.items()}
 
 
 OPEN_CLIP = Family("open_clip_config.json", "open_clip_model.safetensors", to_ours, to_theirs, table)

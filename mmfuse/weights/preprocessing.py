@@ -7,7 +7,7 @@ As `preprocessor_config.json` says. Pictures are RGB with 8 bits (`decode_image`
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +24,25 @@ PROCESSOR = "processor_config.json"  # since transformers 5: holds the same unde
 PROCESSORS = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor", "siglip2": "Siglip2ImageProcessor"}
 RGB = 3  # channels of a picture that is read
 FACTOR = 1 / 255  # by which pixels are multiplied before their mean is taken off
-# What CLIP was trained with, as our towers take it: of values 0…255.
+
+
+def as_levels(numbers: Iterable[float | int], factor: float | int = FACTOR) -> tuple[float, ...]:
+    """What holds for pixels times `factor`, for levels 0…255, as our towers take it.
+
+    Rounded, so that what is written comes back: 1e-6 of 255 levels is far below a level.
+    """
+    return tuple(round(number / factor, 6) for number in numbers)
+
+
+def as_shares(levels: Iterable[float | int]) -> list[float]:
+    """What holds for levels 0…255, for pixels of 0…1."""
+    return [round(level * FACTOR, 9) for level in levels]
+
+
+# What CLIP was trained with.
 OPENAI_PIXELS = {
-    "center": tuple(round(mean / FACTOR, 6) for mean in (0.48145466, 0.4578275, 0.40821073)),
-    "scale": tuple(round(std / FACTOR, 6) for std in (0.26862954, 0.26130258, 0.27577711)),
+    "center": as_levels((0.48145466, 0.4578275, 0.40821073)),
+    "scale": as_levels((0.26862954, 0.26130258, 0.27577711)),
 }
 
 
@@ -157,9 +172,7 @@ def _pixels(config, channels):
     mean, std = (each(name, given[name], channels) for name in ("image_mean", "image_std"))
     if min(std) <= 0:
         raise ValueError(f"image_std is {std}: write numbers above 0")
-    # rounded, so that what is written comes back: 1e-6 of 255 levels is far below a level
-    center, scale = (tuple(round(number / factor, 6) for number in numbers) for numbers in (mean, std))
-    return {"center": center, "scale": scale}
+    return {"center": as_levels(mean, factor), "scale": as_levels(std, factor)}
 
 
 def preprocessor_config(tower: ConfigDict, kind: str) -> dict[str, Any]:
@@ -178,9 +191,6 @@ def preprocessor_config(tower: ConfigDict, kind: str) -> dict[str, Any]:
         "siglip": {"size": extent},
         "siglip2": {"patch_size": tower.patch[0], "max_num_patches": places},
     }
-    numbers = {
-        key: [round(number * FACTOR, 9) for number in each(key, tower[key], channels)] for key in ("center", "scale")
-    }
     return {
         "image_processor_type": PROCESSORS[kind],
         "do_resize": True,
@@ -189,8 +199,8 @@ def preprocessor_config(tower: ConfigDict, kind: str) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": FACTOR,
         "do_normalize": True,
-        "image_mean": numbers["center"],
-        "image_std": numbers["scale"],
+        "image_mean": as_shares(each("center", tower.center, channels)),
+        "image_std": as_shares(each("scale", tower.scale, channels)),
         "do_convert_rgb": True,
     }
 

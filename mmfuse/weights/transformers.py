@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from mmfuse.training.workdir import flatten
 from mmfuse.types import CheckpointError
 from mmfuse.weights.table import LINEAR, Row, Table
 
@@ -91,20 +92,13 @@ def their_section(tower: ConfigDict, words: Mapping[str, str]) -> dict[str, Any]
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """In what a model of ours differs from what it would come back as, a line for each setting."""
-    flat = [_flatten(config) for config in (ours, theirs)]
+    flat = [flatten(config) for config in (ours, theirs)]
     keys = [key for key in sorted(flat[0] | flat[1]) if key.split(".")[-1] not in FREE]
     return [
         f"  model.{key} is {flat[0].get(key, 'not set')!r}, and has to be {flat[1].get(key, 'not set')!r}"
         for key in keys
         if flat[0].get(key, "not set") != flat[1].get(key, "not set")
     ]
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 from input_pipeline.streams import Recipe, evaluation_stream
 from input_pipeline.texts import TextSpec
 from mmfuse.evaluators.answering import Answering, chance, majority
+from mmfuse.evaluators.question_only import QuestionOnly
 from mmfuse.training.sharding import make_mesh
 from mmfuse.types import Example, Question, Rejected
 from tests import told
@@ -105,7 +106,7 @@ def test_blind_is_the_better_of_no_evidence_and_of_reading_alone(tokenizer, gues
 
     stream = evaluation_stream("test", More(), recipe, rows=4)
     options = {"tokenizer": tokenizer, "tokens": 7, "workers": 0}
-    evaluator = Answering(stream, told.merge, make_mesh(data=2), practice=practice, **options)
+    evaluator = Answering(stream, told.merge, make_mesh(data=2), question_only=QuestionOnly(practice), **options)
     found = evaluator(told.state_that_writes("red circle", tokenizer, after=PROMPT))
     assert found["accuracy_question_only"] == pytest.approx(right / 6)
     assert found["accuracy"] == found["accuracy_no_evidence"] == pytest.approx(2 / 6)
