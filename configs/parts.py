@@ -45,7 +45,8 @@ def convnet(width: int, blocks: tuple[int, ...], *, image: tuple[int, int], patc
     """A residual network of 3×3 convolutions with so many `blocks` in each stage; the last has `width` channels."""
     own = {"kind": "convnet", "width": width, "blocks": blocks, "image": image, "patch": patch}
     position = "none"  # none | learned | resized | sincos: added to the tokens, for who asks where something is
-    return {**own, "norm": "layer", "position": position, "pool": "mean", **changes}
+    norm = "layer"  # layer: over the channels of a position; instance: over the positions of a channel
+    return {**own, "norm": norm, "position": position, "pool": "mean", **changes}
 
 
 def audio(width: int, depth: int, heads: int, *, samples: int, patch: tuple[int, int], **changes) -> dict:

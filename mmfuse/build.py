@@ -27,7 +27,7 @@ from mmfuse.models.multimodal import Multimodal
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.nn.attention import Attention
 from mmfuse.nn.mlp import ACTIVATIONS, Mlp
-from mmfuse.nn.norms import LayerNorm, RMSNorm
+from mmfuse.nn.norms import InstanceNorm, LayerNorm, RMSNorm
 from mmfuse.nn.positions import LearnedPosition, ResizedPosition, SinCosPosition
 from mmfuse.objectives.contrastive import Contrastive, sigmoid_loss, softmax_loss
 from mmfuse.objectives.generation import Generation
@@ -35,7 +35,17 @@ from mmfuse.stack.block import SelfBlock
 from mmfuse.stack.stack import Segment, Stack
 from mmfuse.towers.audio import AudioTower
 from mmfuse.towers.convnet import ConvNet, reach
-from mmfuse.towers.pooling import AttentionPool, EndPool, EosPool, FinalPool, FirstPool, FlatPool, LastPool, MeanPool
+from mmfuse.towers.pooling import (
+    AttentionPool,
+    EndPool,
+    EosPool,
+    FinalPool,
+    FirstPool,
+    FlatPool,
+    LastPool,
+    MaxPool,
+    MeanPool,
+)
 from mmfuse.towers.text import TextTower
 from mmfuse.towers.vit import ViT
 from mmfuse.training.step import StreamObjectives
@@ -112,6 +122,7 @@ def _pool(config, positions, dtype, rngs):
         "first": FirstPool,
         "last": LastPool,
         "mean": MeanPool,
+        "max": MaxPool,
         "eos": lambda: EosPool(config.eos),
         "end": lambda: EndPool(config.eos),
         "final": FinalPool,
@@ -169,7 +180,7 @@ def _text_tower(config, vocabulary, dtype, rngs):
 
 
 def _convnet(config, vocabulary, dtype, rngs):
-    norm = lookup(NORMS, config.norm, "norm")
+    norm = lookup(NORMS | {"instance": InstanceNorm}, config.norm, "norm")
     grid = tuple(size // step for size, step in zip(config.image, reach(config.patch, config.blocks)))
     pool, position = _pool(config, math.prod(grid), dtype, rngs), _position(config, grid, rngs)
     shared = {"patch": config.patch, "position": position, "dtype": dtype, "rngs": rngs}

@@ -149,6 +149,8 @@ def _check_convnet(name, tower):
         tower.width % shrink == 0,
         f"{name}.width={tower.width} does not halve {len(tower.blocks) - 1} times: make it a multiple of {shrink}.",
     )
+    centred = tower.norm == "instance" and tower.pool == "mean"
+    _require(not centred, f"{name}.pool is 'mean', and an instance norm centres the tokens: write 'max' or 'flat'.")
     _require(tower.position != "rotary", f"{name}.position is 'rotary', and a convnet has no attention: write 'none'.")
     least = reach(tower.patch, tower.blocks)
     _require(

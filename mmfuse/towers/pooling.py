@@ -83,6 +83,18 @@ class MeanPool(nnx.Module):
         return (total / jnp.maximum(valid.sum(axis=1), 1).astype(jnp.float32)).astype(tokens.values.dtype)
 
 
+class MaxPool(nnx.Module):
+    """The highest value of each channel over the tokens that are not padding.
+
+    What is small in a picture is a small share of its mean, which learns it late; a maximum finds it wherever it is.
+    """
+
+    def __call__(self, tokens: Tokens, ids: Int[Array, "B S"] | None = None) -> Float[Array, "B D"]:
+        valid = (tokens.segment > 0)[..., None]
+        highest = jnp.where(valid, tokens.values, -jnp.inf).max(axis=1)
+        return jnp.where(valid.any(axis=1), highest, 0)
+
+
 class FlatPool(nnx.Module):
     """Σ_s W_s t_s: every position has its own matrix, so that where something is makes a difference.
 

@@ -12,7 +12,16 @@ from mmfuse.build import TOWERS
 from mmfuse.types import EOS, Tokens
 
 B, S, D = 4, 7, 12
-ROWS = ("first", "last", "mean", "eos", "end", "flat", "attention")  # "final" takes padding, too: see test_pooling
+ROWS = (
+    "first",
+    "last",
+    "mean",
+    "max",
+    "eos",
+    "end",
+    "flat",
+    "attention",
+)  # "final" takes padding, too: see test_pooling
 random = np.random.default_rng(0)
 VALUES = jnp.asarray(random.standard_normal((B, S, D)), jnp.float32)
 SEGMENT = jnp.asarray(np.arange(S)[None] < [[7], [3], [0], [5]], jnp.int32)

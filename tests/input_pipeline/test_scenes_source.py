@@ -60,6 +60,11 @@ def test_splits_and_seeds_are_disjoint():
     assert len(set(layouts)) == len(layouts)
 
 
+def test_scenes_have_as_many_objects_as_asked_for():
+    source = Scenes("train", signals=(), objects=(2, 3))
+    assert {len(source[index].truth["objects"]) for index in range(50)} == {2, 3}
+
+
 def test_systematic_scenes_show_held_out_pairs_alone():
     def pairs(split):
         source = Scenes(split, signals=(), size=200)
@@ -84,6 +89,9 @@ def test_an_index_beyond_the_end_is_an_index_error(index):
         ({"size": 0}, "size: 0"),
         ({"size": -3}, "size: -3"),
         ({"canvas": 31}, "canvas: 31"),
+        ({"objects": (0, 3)}, "objects: 0 to 3 is no range"),
+        ({"objects": (3, 2)}, "objects: 3 to 2 is no range"),
+        ({"objects": (3, 6)}, "write two numbers of 1 to 5"),
         ({"corruptions": {"darknes": 0.1}}, "did you mean 'darkness'"),
         ({"corruptions": {"darkness": 1.1}}, "share 1.1 is outside"),
         ({"corruptions": {"noise": (0.5, -0.1)}}, "level -0.1 is outside"),

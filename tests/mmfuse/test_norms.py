@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mmfuse.nn.norms import LayerNorm, RMSNorm
+from mmfuse.nn.norms import InstanceNorm, LayerNorm, RMSNorm
 
 WIDTH = 11
 
@@ -21,6 +21,23 @@ def test_norms_are_those_of_flax(ours, theirs):
     with jax.numpy_rank_promotion("allow"):
         expected = reference(tokens)
     np.testing.assert_allclose(norm(tokens), expected, atol=2e-5)
+
+
+def test_instance_norm_is_that_of_flax_over_what_is_inside():
+    tokens = 3 + 5 * jax.random.normal(jax.random.key(0), (3, 7, WIDTH))
+    lengths = (7, 4, 0)
+    inside = jnp.arange(7)[None] < jnp.array(lengths)[:, None]
+    norm, reference = InstanceNorm(WIDTH), nnx.InstanceNorm(WIDTH, epsilon=1e-5, rngs=nnx.Rngs(0))
+    for name, key in (("scale", 1), ("bias", 2)):
+        drawn = nnx.Param(jax.random.normal(jax.random.key(key), (WIDTH,)))
+        setattr(norm, name, drawn)
+        setattr(reference, name, drawn)
+    out = norm(tokens, inside)
+    assert np.isfinite(out).all()
+    for row, length in enumerate(lengths[:2]):
+        with jax.numpy_rank_promotion("allow"):
+            expected = reference(tokens[row : row + 1, :length])
+        np.testing.assert_allclose(out[row : row + 1, :length], expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])

@@ -7,7 +7,17 @@ from flax import nnx
 
 from mmfuse.nn.attention import Attention
 from mmfuse.nn.mlp import Mlp
-from mmfuse.towers.pooling import AttentionPool, EndPool, EosPool, FinalPool, FirstPool, FlatPool, LastPool, MeanPool
+from mmfuse.towers.pooling import (
+    AttentionPool,
+    EndPool,
+    EosPool,
+    FinalPool,
+    FirstPool,
+    FlatPool,
+    LastPool,
+    MaxPool,
+    MeanPool,
+)
 from mmfuse.types import EOS, Tokens
 
 B, S, D = 5, 7, 12
@@ -59,6 +69,12 @@ def test_the_mean_is_over_what_is_not_padding():
 def test_the_mean_is_summed_in_float32():
     ones = TOKENS._replace(values=jnp.ones((1, 1025, 1), jnp.bfloat16), segment=jnp.ones((1, 1025), jnp.int32))
     assert MeanPool()(ones) == 1.0  # a bfloat16 sum stops at 256
+
+
+def test_the_maximum_is_over_what_is_not_padding_for_each_channel():
+    below = TOKENS._replace(values=VALUES - 100)  # padding is 0, and would be the highest
+    expected = [below.values[row, :length].max(axis=0) if length else np.zeros(D) for row, length in enumerate(LENGTHS)]
+    np.testing.assert_array_equal(MaxPool()(below), expected)
 
 
 def test_flat_pool_by_hand(shake):

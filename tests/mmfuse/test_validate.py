@@ -76,6 +76,7 @@ WRONG = [
     ({"model.dual.projection": {"imag": "none"}}, "'imag'; did you mean 'image'"),
     ({"model.dual.projection": {"image": "none"}}, "the tower is 16 wide where the shared space has 8"),
     ({"model.towers.image.pool": "end"}, "pool is 'end', which needs the setting 'eos', and a 'vit' has none"),
+    ({"model.towers.image": CONVNET | {"norm": "instance"}}, "image.pool is 'mean', and an instance norm centres"),
     ({"model.towers.image": CONVNET | {"pool": "attention"}}, "needs the setting 'heads', and a 'convnet' has none"),
     ({"model.towers.image.heads": 3}, "model.towers.image.width=16 does not divide by heads=3"),
     ({"model.towers.text.key_heads": 3}, "model.towers.text.heads=2 does not divide by key_heads=3"),

@@ -18,7 +18,7 @@ from input_pipeline.sources.scenes.image import render
 from input_pipeline.sources.scenes.language import captions, description
 from input_pipeline.sources.scenes.questions import questions
 from input_pipeline.sources.scenes.sound import synthesise
-from input_pipeline.sources.scenes.world import PAIRS, Scene, sample_scene
+from input_pipeline.sources.scenes.world import MOST_OBJECTS, PAIRS, Scene, sample_scene
 from mmfuse.types import ConfigError, Example
 
 SIZES = {"train": 1_000_000, "validation": 2_048, "test": 2_048, "test_systematic": 2_048}
@@ -33,6 +33,7 @@ class Scenes:
       signals: the modalities to make: image (canvas canvas 3) uint8, audio (32000,) float32.
       size: number of examples; by default one of `SIZES`.
       canvas: height and width of the picture in pixels.
+      objects: how many a scene has, the fewest and the most; 5 are the most of all.
       seed: another seed is another data set.
       corruptions: kind → share of the examples, or (share, level). See `corruptions.py`.
 
@@ -51,6 +52,7 @@ class Scenes:
         signals: Sequence[str] = ("image", "audio"),
         size: int | None = None,
         canvas: int = 64,
+        objects: tuple[int, int] = (1, MOST_OBJECTS),
         seed: int = 0,
         corruptions: Mapping[str, Any] | None = None,
     ):
@@ -58,12 +60,15 @@ class Scenes:
         self._signals = tuple(one_of("signals", name, tuple(corrupting.KINDS)) for name in signals)
         self._size = SIZES[split] if size is None else size
         self._canvas = canvas
+        self._objects = fewest, most = objects
         self._seed = seed
         self._chances = corrupting.chances(corruptions or {})
         if self._size < 1:
             raise ConfigError(f"size: {size} examples are none; write 1 or more")
         if canvas < LEAST_CANVAS:
             raise ConfigError(f"canvas: {canvas} pixels are too few to tell shapes apart; write {LEAST_CANVAS} or more")
+        if not 1 <= fewest <= most <= MOST_OBJECTS:
+            raise ConfigError(f"objects: {fewest} to {most} is no range; write two numbers of 1 to {MOST_OBJECTS}")
         if self._size < 2 and (corruptions or {}).get("swap"):
             raise ConfigError("corruptions['swap']: one example has no other to swap with; raise size, or drop swap")
 
@@ -94,7 +99,7 @@ class Scenes:
         return random.Random(f"{self._seed}/{self._split}/{index}/{part}")
 
     def _scene(self, index: int) -> Scene:
-        return sample_scene(self._split, self._canvas, self._generator(index, "scene"))
+        return sample_scene(self._split, self._canvas, self._generator(index, "scene"), self._objects)
 
     def _make(self, index: int, scene: Scene) -> tuple[dict[str, Num[np.ndarray, "..."]], dict[str, Any]]:
         """Returns the clean signals, and with an image the masks."""

@@ -72,9 +72,12 @@ class Scene(NamedTuple):
     light: Light
 
 
-def sample_scene(split: str, canvas: int, rng: random.Random) -> Scene:
-    """Returns the scene that `rng` leads to. The canvas (pixels) scales it and changes nothing else."""
-    pairs = _sample_pairs(PAIRS[split], rng.randint(1, MOST_OBJECTS), rng)
+def sample_scene(split: str, canvas: int, rng: random.Random, number: tuple[int, int] = (1, MOST_OBJECTS)) -> Scene:
+    """Returns the scene that `rng` leads to, with a `number` of objects between the two.
+
+    The canvas (pixels) scales it and changes nothing else.
+    """
+    pairs = _sample_pairs(PAIRS[split], rng.randint(*number), rng)
     sizes = [rng.choice(tuple(SIZES)) for _ in pairs]
     textures = [rng.choice(TEXTURES) for _ in pairs]
     radii = [SIZES[size] * rng.uniform(0.97, 1.03) for size in sizes]
