@@ -52,24 +52,29 @@ the first run. `python -m mmfuse.sweep --out=runs --seeds=0,1,2 configs/quicksta
 
 ## What was tried
 
-One run of each, of five minutes where nothing else is said; their numbers are not in `results/`:
+The first lines of `results/quickstart.jsonl` are whole runs of earlier designs: there, shapes were told no better than
+by chance, and the picture's tokens hardly held them (a linear probe of the token at an object's centre was right in
+36 % of cases, of colours in 100 %). What follows was tried in runs of 400 to 900 steps, one of each, whose numbers are
+not in `results/`:
 
-* **One stream for both losses.** The decoder is what costs, so the contrastive loss saw few pairs, and found a fifth as
-  many pictures. Streams of their own made most of the difference.
+* **Norms of the picture tower.** With the norm over the channels of each position, as transformers have it, objects
+  drown in the background: to tell an object's shape through one layer of attention, given its colour, was learned in
+  400 steps to 17 %, where always the likeliest is right as often. With the norm over the positions of each channel it
+  was 63 %, with groups of two and four channels 43 % and 30 %, over the whole map 26 %.
+* **The pool of the contrastive side.** An object is a tenth of the mean over a picture. After 900 steps the maximum found
+  0.46 and 0.55 of the counterparts where the mean found 0.25 and 0.30, and told 72 % of the digits in place of 31 %.
+* **Scenes of one object** in half of the training: the same steps gave answers of 0.43, where twice as many without
+  them had given 0.42. Two thirds were no better than half, scenes of one or two objects worse.
+* **One stream for both losses**, 24 rows of each, is better on all counts than 16 rows of each with pictures of their
+  own, at the same cost: every picture is seen once and teaches twice. With the mean over positions it had been worse.
+* **Weights of the losses.** The contrastive loss is content with colours and numbers, and holds the tower to them:
+  without it, 500 steps told 38 % of the shapes, with a weight of 1 it was 25 %.
+* **Learning rates.** Since the norms are over positions, 2e-3 learns faster than 1e-3. Token embeddings of the captions'
+  side take ten times as much, the gates of the fusion twenty times.
 * **All captions of a scene as targets**, those too that name one object or two: asked for a caption, the model wrote
-  such ones, and named few objects. Now the targets are questions, and captions that name every object. Before, with 32
-  rows for matching, the same minutes gave a recall of 0.73 and 0.71, answers of 0.45 and an attribute F1 of 0.13 (the
-  first line of `results/quickstart.jsonl`).
+  such ones, and named few objects. Now the targets are questions, and captions that name every object.
 * **A transformer for the captions' side**, two blocks: slower to learn than the mean of token embeddings, and dearer.
-* **Learning rates.** 2e-3 for all parts learned more slowly than 1e-3, and 4e-3 hardly at all. Token embeddings of the
-  captions' side take ten times as much, the gates of the fusion twenty times.
-* **Places for the tokens of a picture.** Convolutions hardly know where they are. In five minutes places made no
-  difference to the loss; they are there because captions and questions speak of left and right.
-* **Patches of two pixels and three stages** in place of four and two: more steps in the same minutes and better
-  matching, but the writing learned no faster; it is not the resolution that keeps shapes from being told.
-* **More rows for writing** (24 in place of 16): as good by the minute.
-
-Colours come first, then numbers; shapes and textures need more time than this.
+* **Patches of four pixels and two stages** in place of two and three: about as good by the step and by the minute.
 """
 
 
