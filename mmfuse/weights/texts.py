@@ -2,7 +2,9 @@
 
     the tokenizer's ids, begin and end among them ─ cut and padded to the model's length
 
-As `tokenizer.json` and `tokenizer_config.json` say.
+As `tokenizer.json` and `tokenizer_config.json` say; or, in older folders of CLIP, `vocab.json` and `merges.txt`.
+
+Reference: byte-level BPE as CLIP has it, Radford et al. 2021, arXiv 2103.00020, and `CLIPTokenizer` of transformers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 from jaxtyping import Int
+from tokenizers import Regex, normalizers, pre_tokenizers, processors
 
 from mmfuse.types import CheckpointError
 from mmfuse.weights.tensors import check_hash, read_json, understanding
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+CLIP_WORDS = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
+CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 # Of transformers; they pad at the left unless their settings say something else.
 PAD_LEFT = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")
 
@@ -38,18 +44,16 @@ class Texts(NamedTuple):
 
 
 def load_texts(folder: str | Path, *, length: int) -> Texts:
-    """Reads `tokenizer.json`, and from `tokenizer_config.json` what pads, where; `length` as the model has places.
+    """Reads the tokenizer, and from `tokenizer_config.json` what pads, where; `length` as the model has places.
 
     Raises:
       CheckpointError: a file is missing, or cannot be read.
     """
     path = Path(folder) / TOKENIZER
-    check_hash(path)
+    if not path.exists() and path.with_name(VOCABULARY).exists():
+        path = path.with_name(VOCABULARY)
     settings = read_json(path.with_name(SETTINGS))
-    try:
-        bpe = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises plain Exception
-        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    bpe = _read(path)
     with understanding(path.with_name(SETTINGS)):
         word = settings["pad_token"]
         word = word["content"] if isinstance(word, Mapping) else word
@@ -59,6 +63,33 @@ def load_texts(folder: str | Path, *, length: int) -> Texts:
         bpe.enable_padding(length=length, pad_id=pad, pad_token=word, direction=_padding_side(settings, bpe))
         bpe.enable_truncation(length, direction=settings.get("truncation_side") or "right")
     return Texts(bpe)
+
+
+def _read(path):
+    files = [path] if path.name == TOKENIZER else [path, path.with_name(MERGES)]
+    for file in files:
+        check_hash(file)
+    try:
+        if path.name == TOKENIZER:
+            return tokenizers.Tokenizer.from_file(str(path))
+        return _clip_bpe(*(str(file) for file in files))
+    except Exception as error:  # the package raises plain Exception
+        raise CheckpointError(f"{' and '.join(map(str, files))} cannot be read: {error}.") from error
+
+
+def _clip_bpe(vocabulary, merges):
+    """Lower case, single spaces, words and single digits, bytes, of which the last of a word is marked."""
+    ending = {"continuing_subword_prefix": "", "end_of_word_suffix": "</w>"}
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(vocabulary, merges, unk_token=CLIP_END, **ending))
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = pre_tokenizers.Split(CLIP_WORDS, behavior="removed", invert=True)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    begin, end = ((word, bpe.token_to_id(word)) for word in (CLIP_BEGIN, CLIP_END))
+    bpe.add_special_tokens([CLIP_BEGIN, CLIP_END])
+    bpe.post_processor = processors.RobertaProcessing(end, begin, trim_offsets=False, add_prefix_space=False)
+    return bpe
 
 
 def _padding_side(settings, bpe):

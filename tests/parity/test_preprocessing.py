@@ -110,6 +110,20 @@ def test_ids_are_those_of_the_reference(tokenizer, tmp_path, length):
     np.testing.assert_array_equal(mask, theirs["attention_mask"])
 
 
+def test_a_vocabulary_and_merges_are_the_same_tokenizer(tokenizer, tmp_path):
+    """As older folders of CLIP hold them."""
+    tokenizer.save_pretrained(tmp_path)
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    theirs = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=30, return_tensors="np")
+    ids, mask = load_texts(tmp_path, length=30)(TEXTS)
+    np.testing.assert_array_equal(ids, theirs["input_ids"])
+    np.testing.assert_array_equal(mask, theirs["attention_mask"])
+
+
 @pytest.mark.parametrize("side", [{}, {"padding_side": "right", "truncation_side": "left"}])
 def test_ids_of_siglip_2_are_those_of_the_reference(tmp_path, side):
     """Its class pads at the left, which its files do not say."""
