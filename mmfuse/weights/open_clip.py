@@ -12,7 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmfuse.types import CheckpointError
-from mmfuse.weights.preprocessing import OPENAI_PIXELS, as_levels, as_shares, each
+from mmfuse.weights.preprocessing import OPEN_CLIP as CONFIG
+from mmfuse.weights.preprocessing import as_pair, as_shares, each, open_clip_pixels
 from mmfuse.weights.table import LINEAR, Layout, Row, Table, convolution
 from mmfuse.weights.transformers import IMAGE, MAX_SCALE, TEXT, Family, linear, norm
 
@@ -51,12 +52,12 @@ def to_ours(config: Mapping[str, Any]) -> dict[str, Any]:
     if text["pool_type"] not in ("argmax", "eos"):
         raise CheckpointError(f"text_cfg.pool_type is {text['pool_type']!r}; there are: argmax, eos.")
     shared = {"activation": "quick_gelu" if model["quick_gelu"] else "gelu"}
-    image, patch = _pair(vision["image_size"]), _pair(vision["patch_size"])
+    image, patch = as_pair(vision["image_size"]), as_pair(vision["patch_size"])
     towers = {
         "image": _encoder(vision, vision["width"] // vision["head_width"])
         | shared
         | {"kind": "vit", "image": image, "patch": patch, "pool": "first", "class_token": True, "class_position": True}
-        | {"channels": 3, "patch_bias": False, "pre_norm": not vision["no_ln_pre"], **_pixels(pixels)}
+        | {"channels": 3, "patch_bias": False, "pre_norm": not vision["no_ln_pre"], **open_clip_pixels(pixels)}
         | {"crop": any(extent % side for extent, side in zip(image, patch))},
         "text": _encoder(text, text["heads"])
         | shared
@@ -165,15 +166,4 @@ def _shared(tower):
     }
 
 
-def _pair(size):
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _pixels(config):
-    if not config.get("mean"):
-        return OPENAI_PIXELS
-    names = {"center": "mean", "scale": "std"}
-    return {ours: as_levels(each(f"preprocess_cfg.{theirs}", config[theirs], 3)) for ours, theirs in names.items()}
-
-
-OPEN_CLIP = Family("open_clip_config.json", "open_clip_model.safetensors", to_ours, to_theirs, table)
+OPEN_CLIP = Family(CONFIG, "open_clip_model.safetensors", to_ours, to_theirs, table)

@@ -1,26 +1,24 @@
 """What does a released model want to be done to a picture before it sees it?
 
-    of one size         resize (Pillow, antialiased) ─ crop the middle ─ (value − center) / scale
-    of its own shape    resize to the largest grid of so many patches ─ (value − center) / scale ─ cut and padded
-
-As `preprocessor_config.json` says. Pictures are RGB with 8 bits (`decode_image` makes them); texts are in `texts.py`.
+Its folder says so: `preprocessor_config.json` of transformers, or `open_clip_config.json`. What is done then is in
+`pixels.py`. Pictures are RGB with 8 bits (`decode_image` makes them); texts are in `texts.py`.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
 from mmfuse.types import CheckpointError
+from mmfuse.weights.pixels import FlexiblePreprocessor, Preprocessor
 from mmfuse.weights.tensors import read_json, understanding
 
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"  # since transformers 5: holds the same under "image_processor"
+OPEN_CLIP = "open_clip_config.json"
 PROCESSORS = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor", "siglip2": "Siglip2ImageProcessor"}
 RGB = 3  # channels of a picture that is read
 FACTOR = 1 / 255  # by which pixels are multiplied before their mean is taken off
@@ -46,87 +44,15 @@ OPENAI_PIXELS = {
 }
 
 
-class Preprocessor(NamedTuple):
-    """From a picture of any size to normalised pixels.
-
-    Attributes:
-      size: the height and width that it is resized to; one number for the shorter side; None: it is left as it is.
-      resample: Pillow's number of the filter.
-      crop: the height and width of the middle that is kept, zeros around where there is less; None: all of it.
-      center, scale: of each channel.
-    """
-
-    size: int | tuple[int, int] | None
-    resample: int
-    crop: tuple[int, int] | None
-    center: tuple[float, ...]
-    scale: tuple[float, ...]
-
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "H W 3"]:
-        """Normalised pixels, as `embed_image` takes them."""
-        if self.size is not None:
-            image = _resized(image, self._extent(*image.shape[:2]), self.resample)
-        if self.crop is not None:
-            image = _middle(image, self.crop)
-        return _normalised(image, self)
-
-    def _extent(self, height: int, width: int) -> tuple[int, int]:
-        if not isinstance(self.size, int):
-            return self.size or (height, width)
-        short, long = min(height, width), max(height, width)
-        other = int(self.size * long / short)
-        return (other, self.size) if width <= height else (self.size, other)
-
-
-class FlexiblePreprocessor(NamedTuple):
-    """From a picture of any size to normalised patches: of NaFlex, which keeps the picture's shape.
-
-    Reference: Tschannen et al. 2025, arXiv 2502.14786.
-
-    Attributes:
-      patch: side of a patch in pixels.
-      places: how many patches there are at most, P; what is not filled is padding.
-      resample, center, scale: see `Preprocessor`.
-    """
-
-    patch: int
-    places: int
-    resample: int
-    center: tuple[float, ...]
-    scale: tuple[float, ...]
-
-    def __call__(
-        self, image: UInt8[np.ndarray, "h w 3"]
-    ) -> tuple[Float[np.ndarray, "P phwc"], Int[np.ndarray, "P"], Int[np.ndarray, "2"]]:
-        """Patches row by row, their mask, and rows and columns of the grid, as `embed_patches` takes them."""
-        rows, columns = shape = self._grid(*image.shape[:2])
-        pixels = _normalised(_resized(image, (rows * self.patch, columns * self.patch), self.resample), self)
-        cut = pixels.reshape(rows, self.patch, columns, self.patch, -1).swapaxes(1, 2).reshape(rows * columns, -1)
-        patches = np.zeros((self.places, cut.shape[1]), np.float32)
-        patches[: len(cut)] = cut
-        return patches, (np.arange(self.places) < len(cut)).astype(np.int32), np.array(shape, np.int32)
-
-    def _grid(self, height: int, width: int) -> tuple[int, int]:
-        """The largest grid with the picture's shape, by halving an interval of scales as the reference does."""
-
-        def grid(scale):
-            rows, columns = (max(1, math.ceil(extent * scale / self.patch)) for extent in (height, width))
-            return rows, columns
-
-        low, high = 1e-6, 100.0
-        while high - low >= 1e-5:
-            scale = (low + high) / 2
-            low, high = (scale, high) if math.prod(grid(scale)) <= self.places else (low, scale)
-        return grid(low)
-
-
 def load_preprocessor(folder: str | Path) -> Preprocessor | FlexiblePreprocessor:
-    """Reads `preprocessor_config.json`, or this part of `processor_config.json`.
+    """Reads `preprocessor_config.json`, or this part of `processor_config.json`; or `open_clip_config.json`.
 
     Raises:
       CheckpointError: it is missing, or does not say what is needed.
     """
     path, config = _settings(Path(folder))
+    if config is None and (Path(folder) / OPEN_CLIP).is_file():
+        return _of_open_clip(Path(folder) / OPEN_CLIP)
     if config is None:
         raise CheckpointError(f"{path} is missing: copy the whole folder.")
     with understanding(path):
@@ -141,7 +67,7 @@ def load_preprocessor(folder: str | Path) -> Preprocessor | FlexiblePreprocessor
         return Preprocessor(
             _size(config["size"]) if resizes else None,
             int(config.get("resample", Image.Resampling.BICUBIC)),
-            _pair(config["crop_size"]) if config.get("do_center_crop", False) else None,
+            as_pair(config["crop_size"]) if config.get("do_center_crop", False) else None,
             **_pixels(config, RGB),
         )
 
@@ -173,6 +99,44 @@ def _pixels(config, channels):
     if min(std) <= 0:
         raise ValueError(f"image_std is {std}: write numbers above 0")
     return {"center": as_levels(mean, factor), "scale": as_levels(std, factor)}
+
+
+def _of_open_clip(path):
+    config = read_json(path)
+    with understanding(path):
+        settings, extent = config.get("preprocess_cfg") or {}, as_pair(config["model_cfg"]["vision_cfg"]["image_size"])
+        mode, squares = settings.get("resize_mode") or "shortest", extent[0] == extent[1]
+        if mode not in ("shortest", "squash") or (mode == "shortest" and not squares):
+            raise CheckpointError(
+                f"{path}: resize_mode '{mode}' to {extent} is not known; there are 'squash', and 'shortest' to squares."
+            )
+        bilinear = settings.get("interpolation") == "bilinear"
+        return Preprocessor(
+            extent if mode == "squash" else extent[0],
+            int(Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC),
+            None if mode == "squash" else extent,
+            **open_clip_pixels(settings),
+            even=True,
+        )
+
+
+def open_clip_pixels(settings: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """`center` and `scale` of values 0…255, of a `preprocess_cfg`."""
+    names = {"center": "mean", "scale": "std"}
+    return {
+        ours: as_levels(each(f"preprocess_cfg.{theirs}", settings[theirs], RGB))
+        if settings.get(theirs)
+        else OPENAI_PIXELS[ours]
+        for ours, theirs in names.items()
+    }
+
+
+def as_pair(size: float | int | Sequence[int] | Mapping[str, int]) -> tuple[int, int]:
+    """Height and width, in one or two numbers or by these names."""
+    if isinstance(size, Mapping):
+        return int(size["height"]), int(size["width"])
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return int(height), int(width)
 
 
 def preprocessor_config(tower: ConfigDict, kind: str) -> dict[str, Any]:
@@ -215,35 +179,5 @@ def each(name: str, number: float | int | Sequence[float | int], channels: int) 
 
 def _size(size: Any) -> int | tuple[int, int]:
     if isinstance(size, Mapping):
-        return int(size["shortest_edge"]) if "shortest_edge" in size else _pair(size)
+        return int(size["shortest_edge"]) if "shortest_edge" in size else as_pair(size)
     return int(size)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (int(size["height"]), int(size["width"])) if isinstance(size, Mapping) else (int(size), int(size))
-
-
-def _resized(image, extent, resample):
-    height, width = extent
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(resample)))
-
-
-def _normalised(image, settings):
-    center, scale = (np.array(numbers, np.float32) for numbers in (settings.center, settings.scale))
-    return (image.astype(np.float32) - center) / scale
-
-
-def _middle(image, crop):
-    """The middle of a picture; what it lacks is zero, one row more above than below."""
-    canvas = np.zeros((*crop, image.shape[2]), image.dtype)
-    places = [_overlap(extent, wanted) for extent, wanted in zip(image.shape, crop)]
-    (to_rows, rows), (to_columns, columns) = places
-    canvas[to_rows, to_columns] = image[rows, columns]
-    return canvas
-
-
-def _overlap(extent, wanted):
-    start = (extent - wanted) // 2
-    if start >= 0:
-        return slice(0, wanted), slice(start, start + wanted)
-    return slice(-start, extent - start), slice(None)

@@ -47,7 +47,7 @@ def planned(folder, *programs):
             write_workdir(run.workdir, loss=1.0 + run.seed)
             summary = {"step": 40, "accuracy": 0.25 + 0.5 * run.seed}
             (run.workdir / "summary.json").write_text(json.dumps(summary))
-            timing = {"step": 1, "seconds": 60.0 * (1 + run.seed)}
+            timing = {"step": 1, "seconds": 60.0 * (1 + run.seed), "wait_share": 0.0}
             (run.workdir / "timing.jsonl").write_text(json.dumps(timing) + "\n")
     return runs
 

@@ -88,6 +88,21 @@ def words(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("size", "mode", "said"),
+    [
+        (24, "longest", r"resize_mode 'longest' to \(24, 24\) is not known"),
+        ([24, 20], "shortest", r"resize_mode 'shortest' to \(24, 20\) is not known"),
+        ([24, 20, 3], "squash", "open_clip_config.json cannot be understood"),
+    ],
+)
+def test_resizing_of_open_clip_that_is_not_known_is_refused(tmp_path, size, mode, said):
+    model = {"vision_cfg": {"image_size": size}}
+    says(tmp_path, "open_clip_config.json", model_cfg=model, preprocess_cfg={"resize_mode": mode})
+    with pytest.raises(CheckpointError, match=said):
+        load_preprocessor(tmp_path)
+
+
+@pytest.mark.parametrize(
     "settings, expected",
     [
         ({}, [[2, 1, 0, 0], [1, 1, 1, 2]]),

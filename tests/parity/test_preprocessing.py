@@ -5,6 +5,7 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+import open_clip
 import pytest
 import tokenizers
 import torch
@@ -99,6 +100,28 @@ def tokenizer():
     for word in ("<|startoftext|>", "<|endoftext|>"):
         vocab[word] = len(vocab)
     return CLIPTokenizer(vocab=vocab, merges=[tuple(merge) for merge in learned["merges"]])
+
+
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [
+        (24, {}),
+        (23, {"interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}),
+        ([24, 24], {"resize_mode": "shortest", "interpolation": "random"}),
+        (24, {"resize_mode": "squash"}),
+        ([24, 31], {"resize_mode": "squash", "interpolation": "bilinear", "mean": 0.5}),
+    ],
+)
+def test_pixels_are_those_of_open_clip(size, settings, tmp_path):
+    config = {"model_cfg": {"vision_cfg": {"image_size": size}}, "preprocess_cfg": settings}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    wanted = dict.fromkeys(("mean", "std", "resize_mode", "interpolation")) | settings
+    theirs = open_clip.image_transform(size, is_train=False, **wanted)
+    ours = load_preprocessor(tmp_path)
+    for height, width in (*SIZES, (24, 27), (30, 24), (50, 33)):
+        image = picture(height, width)
+        expected = theirs(Image.fromarray(image)).numpy().transpose(1, 2, 0)
+        np.testing.assert_allclose(ours(image), expected, atol=2e-6, err_msg=str((height, width)))
 
 
 @pytest.mark.parametrize("length", [8, 30])
