@@ -77,8 +77,8 @@ not in `results/`:
 * **All captions of a scene as targets** (five minutes of an earlier design), those too that name one object or two:
   asked for a caption, the model wrote such ones, and named few objects. Now the targets are questions, and captions
   that name every object.
-* **A transformer for the captions' side** (the same), two blocks: slower to learn than the mean of token embeddings, and
-  dearer.
+* **A transformer for the captions' side** (the same), two blocks: slower to learn than the mean of token embeddings,
+  and dearer.
 * **Patches of four pixels and two stages** in place of two and three: about as good by the step and by the minute.
 
 Colours come first, then sizes and shapes; stripes and dots are not told in these minutes.
