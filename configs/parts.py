@@ -71,6 +71,20 @@ def decoder(width: int, depth: int, heads: int, *, length: int, memories: tuple[
     return encoder(width, depth, heads, **({"length": length, "memories": memories, "cross_every": 1} | changes))
 
 
+def router(capacity: dict[str, float], **changes) -> dict:
+    """Gates for the modalities that `capacity` names: the share of examples that each tower reads in training."""
+    return {
+        "gate": "threshold",  # threshold | binary_concrete | hard_concrete
+        "capacity": capacity,
+        "ladder": (0.0, 0.25, 0.5, 0.75, 1.0),  # shares, of which evaluation takes the lowest that has room
+        "groups": 1,  # of a batch, each with its own capacity; a multiple of the shards
+        "hidden": 16,  # width of the router's networks
+        "temperature": {"start": 1.0, "end": 1.0, "steps": 1},  # falls by the same factor each step
+        "open_at_first": 2.0,  # logit of a gate before anything is learned
+        **changes,
+    }
+
+
 def optimizer(learning_rate: float, *, warmup: int, **changes) -> dict:
     """AdamW; the `(regex, rule)` lists go by the names of parameters, and the first match counts."""
     return {

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
@@ -19,6 +20,7 @@ from mmfuse.evaluators.answering import Answering
 from mmfuse.evaluators.captioning import Captioning
 from mmfuse.evaluators.classification import Classification
 from mmfuse.evaluators.evaluator import Evaluator
+from mmfuse.evaluators.gating import Gating
 from mmfuse.evaluators.retrieval import Retrieval
 from mmfuse.evaluators.writing import Writing
 from mmfuse.fusion.gated_cross_attention import GatedCrossBlock
@@ -30,7 +32,12 @@ from mmfuse.nn.mlp import ACTIVATIONS, Mlp
 from mmfuse.nn.norms import InstanceNorm, LayerNorm, RMSNorm
 from mmfuse.nn.positions import LearnedPosition, ResizedPosition, SinCosPosition
 from mmfuse.objectives.contrastive import Contrastive, sigmoid_loss, softmax_loss
+from mmfuse.objectives.cost import count_flops
 from mmfuse.objectives.generation import Generation
+from mmfuse.objectives.routing import ExpectedCost
+from mmfuse.routing.evidence import PROBES
+from mmfuse.routing.gates import BinaryConcrete, HardConcrete, Threshold
+from mmfuse.routing.router import Router
 from mmfuse.stack.block import SelfBlock
 from mmfuse.stack.stack import Segment, Stack
 from mmfuse.towers.audio import AudioTower
@@ -204,7 +211,36 @@ def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
     widths = {name: tower.width for name, tower in model.towers.items()}
     dual = DualTower(widths, **model.dual.to_dict(), dtype=dtype, rngs=rngs) if "dual" in model else None
     single = _single(model.single, widths, vocabulary, dtype, rngs) if "single" in model else None
-    return Multimodal(towers, dual, single)
+    router = _router(model, vocabulary, dtype, rngs) if "router" in model else None
+    return Multimodal(towers, dual, single, router)
+
+
+GATES = {"threshold": Threshold, "binary_concrete": BinaryConcrete, "hard_concrete": HardConcrete}
+
+
+def _router(model, vocabulary, dtype, rngs):
+    config = model.router
+    probes = {name: lookup(PROBES, name, "modality with a probe")() for name in config.capacity}
+    settings = {key: value for key, value in config.to_dict().items() if key != "gate"}
+    towers = {name: model.towers["text" if name == "source" else name] for name in probes}
+    costs = {name: _tower_flops(tower, vocabulary, dtype) for name, tower in towers.items()}
+    return Router(probes, lookup(GATES, config.gate, "gate")(), costs=costs, **settings, rngs=rngs)
+
+
+def _tower_flops(config, vocabulary, dtype):
+    """Of one example."""
+    graph, state = nnx.split(
+        nnx.eval_shape(lambda: lookup(TOWERS, config.kind, "tower")(config, vocabulary, dtype, nnx.Rngs(0)))
+    )
+    if config.kind == "text":
+        arrays = [jax.ShapeDtypeStruct((1, config.length), jnp.int32)] * 2
+    else:
+        extent = (*config.image, 3) if "image" in config else (config.samples,)
+        arrays = [
+            jax.ShapeDtypeStruct((1, *extent), jnp.float32),
+            jax.ShapeDtypeStruct((1, len(extent[:2])), jnp.int32),
+        ]
+    return count_flops(jax.make_jaxpr(lambda state, *arrays: nnx.merge(graph, state)(*arrays).pooled)(state, *arrays))
 
 
 def _single(config, widths, vocabulary, dtype, rngs):
@@ -250,10 +286,11 @@ def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokeni
     return kind(stream, merge, mesh, workers=workers, **arguments)
 
 
-OBJECTIVES = {"contrastive": Contrastive, "generation": Generation}
+OBJECTIVES = {"contrastive": Contrastive, "generation": Generation, "expected_cost": ExpectedCost}
 EVALUATORS = {
     "retrieval": Retrieval,
     "answering": Answering,
     "captioning": Captioning,
     "classification": Classification,
+    "gating": Gating,
 }

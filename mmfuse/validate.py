@@ -37,6 +37,13 @@ GIVEN = {
     "captioning": lambda evaluator: {"prompt", "target"},
     "retrieval": lambda evaluator: set(sum(evaluator.between, ())),
     "classification": lambda evaluator: {evaluator.signal},
+    "gating": lambda evaluator: set(),
+}
+# The part of the model that an objective is about, and what it takes from its stream.
+NEEDS = {
+    "generation": lambda objective: ("single", ("target",)),
+    "contrastive": lambda objective: ("dual", sum(objective.between, ())),
+    "expected_cost": lambda objective: ("router", ()),
 }
 NEEDED = {"eos": "eos", "end": "eos", "attention": "heads"}  # by pools, of their towers
 SMALLEST_VOCABULARY = 3 + 256  # control tokens, and every byte
@@ -58,6 +65,8 @@ def validate(config: ConfigDict, *, shards: int) -> None:
         with _reading(f"streams.{name}"):
             _check_mixture(f"streams.{name}", stream, config.sources)
             _check_rows(f"streams.{name}", stream.rows, shards * stream.accumulate, shards)
+            if "router" in config.model:
+                _check_groups(f"streams.{name}", stream, config.model.router.groups, shards)
             _check_shapes(f"streams.{name}", stream, config.model)
             _check_objectives(f"streams.{name}", stream, config)
     for name, evaluator in evaluators:
@@ -131,6 +140,8 @@ def _check_model(config):
     if "projection" in model.get("dual", {}):
         widths = {name: tower.width for name, tower in model.towers.items()}
         check_projections("model.dual.projection", model.dual.projection.to_dict(), widths, model.dual.embedding)
+    if "router" in model:
+        _check_router(model.router, model.towers)
     if "single" in model:
         _check_stack("model.single", model.single)
         for memory in model.single.memories:
@@ -140,6 +151,31 @@ def _check_model(config):
             )
         depth, every = model.single.depth, model.single.cross_every
         _require(depth % every == 0, f"model.single.depth is {depth}: make it a multiple of cross_every={every}.")
+
+
+def _check_router(router, towers):
+    build.lookup(build.GATES, router.gate, "gate")
+    _require(bool(router.capacity), "model.router.capacity is empty: name a modality and the share that is read of it.")
+    for name, share in router.capacity.items():
+        build.lookup(build.PROBES, name, "modality with a probe")
+        _require(
+            ("text" if name == "source" else name) in towers,
+            f"model.router.capacity names '{name}', which no tower reads: there are {', '.join(towers)}.",
+        )
+        _require(0 < share <= 1, f"model.router.capacity.{name} is {share}: write a share above 0, 1 at most.")
+    ladder = tuple(router.ladder)
+    _require(
+        ladder == tuple(sorted(ladder)) and ladder[-1:] == (1.0,),
+        f"model.router.ladder is {ladder}: write rising shares of which the last is 1.0.",
+    )
+
+
+def _check_groups(name, stream, groups, shards):
+    _require(
+        groups % shards == 0 and stream.rows % (groups * stream.accumulate) == 0,
+        f"model.router.groups is {groups}: it is a multiple of the {shards} shards of the mesh's data axes, and the "
+        f"rows of {name} ({stream.rows}, in {stream.accumulate} pieces) divide by it.",
+    )
 
 
 def _check_convnet(name, tower):
@@ -217,7 +253,7 @@ def _check_objectives(name, stream, config):
     for objective in stream.objectives:
         settings = build.lookup(config.objectives, objective, f"objective of {name}:")
         build.lookup(build.OBJECTIVES, settings.kind, "kind of objective")
-        head, needs = ("single", ["target"]) if settings.kind == "generation" else ("dual", sum(settings.between, ()))
+        head, needs = NEEDS[settings.kind](settings)
         _require(head in config.model, f"{name}: the objective '{objective}' needs model.{head}.")
         absent = sorted(set(needs) - set(given))
         _require(not absent, f"{name}: the objective '{objective}' needs {', '.join(absent)}, which the stream lacks.")
@@ -238,6 +274,8 @@ def _check_evaluator(name, evaluator, config):
             f"{name} writes {tokens} tokens behind prompts of {prompt}, and the model reads at most {most} together: "
             "write fewer in tokens or in stream.text.prompt.length.",
         )
+    if evaluator.kind == "gating":
+        _require("router" in config.model, f"{name} is about gates: it needs model.router.")
     if evaluator.kind in ("retrieval", "classification"):
         _require("dual" in config.model, f"{name} compares embeddings: it needs model.dual.")
     if evaluator.kind == "classification":

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Num
 
+from mmfuse.routing.gates import Gates
 from mmfuse.towers.tower import TowerOutput
 from mmfuse.types import Batch, Signal, Tokens
 
@@ -22,12 +23,19 @@ class Memory(NamedTuple):
       embeddings: unit vectors of the shared space, (B C E): one for a signal (C = 1), one for each caption.
       aux: scalars of the towers.
       trace: attention weights where a probe asked for them.
+      gates: (B) of each modality that a router decides about. What is shut is padding among the tokens.
     """
 
     tokens: dict[str, Tokens]
     embeddings: dict[str, Float[Array, "B C E"]]
     aux: dict[str, Array]
     trace: dict[str, Any]
+    gates: dict[str, Gates]
+
+    def taking_part(self, batch: Batch, name: str) -> Bool[Array, "B C"]:
+        """`present`, but for what a gate has shut."""
+        there = present(batch, name)
+        return there & self.gates[name].open[:, None] if name in self.gates else there
 
 
 def present(batch: Batch, name: str) -> Bool[Array, "B C"]:

@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float, Int, Num
 from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.memory import Memory, join_items, valid_values
 from mmfuse.models.single_tower import SingleTower
+from mmfuse.routing.capacity import keep_rows
+from mmfuse.routing.router import Moment, Router
 from mmfuse.towers.vit import ViT
-from mmfuse.types import Batch
+from mmfuse.types import Batch, Text
 
 TEXT_TOWER = "text"
 ENCODED_ROLES = ("source", "caption")
@@ -25,30 +27,36 @@ ENCODED_ROLES = ("source", "caption")
 class Multimodal(nnx.Module):
     """Towers, and a dual-tower head, a single-tower head, or both."""
 
-    def __init__(self, towers: Mapping[str, nnx.Module], dual: DualTower | None, single: SingleTower | None):
+    def __init__(
+        self,
+        towers: Mapping[str, nnx.Module],
+        dual: DualTower | None,
+        single: SingleTower | None,
+        router: Router | None = None,
+    ):
         """Args: `towers` by the name of their signal; `text` reads the roles `source` and `caption`."""
         self.towers = nnx.Dict(towers)
         self.dual = dual
         self.single = cast(SingleTower, single)  # whoever decodes has been validated to have one
+        self.router = cast(Router, router)  # None where every tower reads every example
 
-    def encode(self, batch: Batch, probe: dict | None = None) -> Memory:
+    def encode(self, batch: Batch, probe: dict | None = None, moment: Moment | None = None) -> Memory:
         """Runs the towers of all signals, and of the texts that are to be encoded, in the batch.
+
+        Where there is a router, the tower of a modality reads those examples alone for which its gate is open.
 
         Args:
           batch: a stream's rows.
           probe: signal name or text role → probe of that tower's stack.
+          moment: of training; None in evaluation, where routing does not depend on batch-mates.
         """
-        memory = Memory({}, {}, {}, {})
+        gates = {} if self.router is None else self.router(batch, moment)
+        memory = Memory({}, {}, {}, {}, gates)
         for name, signal in batch.signals.items():
-            flat = [array.reshape(-1, *array.shape[2:]) for array in (valid_values(signal), signal.size)]
-            out = self.towers[name](*flat, probe=(probe or {}).get(name))
-            self._remember(memory, name, name, out, signal.item_mask, signal.anchor)
+            self._remember(memory, name, name, signal, probe, moment)
         for role in ENCODED_ROLES:
             if role in batch.text:
-                text = batch.text[role]
-                flat = [array.reshape(-1, array.shape[-1]) for array in (text.ids, text.segment)]
-                out = self.towers[TEXT_TOWER](*flat, probe=(probe or {}).get(role))
-                self._remember(memory, role, TEXT_TOWER, out, text.present, jnp.zeros(text.present.shape, jnp.int32))
+                self._remember(memory, role, TEXT_TOWER, batch.text[role], probe, moment)
         return memory
 
     def embed_image(self, pixels: Num[Array, "B h w c"]) -> Float[Array, "B E"]:
@@ -93,12 +101,42 @@ class Multimodal(nnx.Module):
     def _head(self) -> DualTower:
         return cast(DualTower, self.dual)  # whoever embeds has been validated to have one
 
-    def _remember(self, memory, name, tower, out, item_mask, anchor):
-        memory.tokens[name], pooled = join_items(out, item_mask, anchor)
+    def _remember(self, memory, name, tower, part, probe, moment):
+        probe = (probe or {}).get(name)
+        if name in memory.gates:
+            tokens, vectors, aux, trace = self._read_open(name, tower, part, memory.gates[name], probe, moment)
+        else:
+            tokens, vectors, aux, trace = self._read(name, tower, part, probe)
+        memory.tokens[name] = tokens
         if self.dual is not None and tower in self.dual.projections:
-            # each caption has an embedding of its own; the items of a signal share one
-            vectors = out.pooled.reshape(*item_mask.shape, -1) if name == "caption" else pooled[:, None]
             memory.embeddings[name] = self.dual.embed(tower, vectors)
-        memory.aux.update({f"{name}/{key}": scalar for key, scalar in out.aux.items()})
-        if out.trace:
-            memory.trace[name] = out.trace
+        memory.aux.update({f"{name}/{key}": scalar for key, scalar in aux.items()})
+        if trace:
+            memory.trace[name] = trace
+
+    def _read(self, name, tower, part, probe):
+        """The tokens of each example, its pooled vectors (B C D), and what else the tower says."""
+        if isinstance(part, Text):
+            arrays, mask, anchor = (part.ids, part.segment), part.present, jnp.zeros(part.present.shape, jnp.int32)
+        else:
+            arrays, mask, anchor = (valid_values(part), part.size), part.item_mask, part.anchor
+        out = self.towers[tower](*(array.reshape(-1, *array.shape[2:]) for array in arrays), probe=probe)
+        tokens, pooled = join_items(out, mask, anchor)
+        # each caption has an embedding of its own; the items of a signal share one
+        vectors = out.pooled.reshape(*mask.shape, -1) if name == "caption" else pooled[:, None]
+        return tokens, vectors, out.aux, out.trace
+
+    def _read_open(self, name, tower, part, gates, probe, moment):
+        """The same for those examples alone for which the gate is open; nothing of the others."""
+        aux, trace = {}, {}
+        if probe is None:
+            read = self.router.read_open(
+                lambda part: self._read(name, tower, part, None)[:2], part, name, gates, moment
+            )
+        else:  # whoever looks into a tower has it read all
+            *read, aux, trace = self._read(name, tower, part, probe)
+            read = keep_rows(read, gates.open)
+        tokens, vectors = read
+        # the gradient of how much a gate is open comes by what is read of its tokens
+        value = gates.value[:, None, None].astype(tokens.values.dtype)
+        return tokens._replace(values=tokens.values * value), vectors, aux, trace

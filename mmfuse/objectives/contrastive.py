@@ -1,7 +1,8 @@
 """Which embeddings belong together?
 
 For each pair of names (signals or text roles) the loss is taken both ways and averaged, then over the pairs. Two
-examples of one concept are positives of each other. References: see `nn/losses/contrastive.py`.
+examples of one concept are positives of each other. What a gate has shut takes no part.
+References: see `nn/losses/contrastive.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ class Contrastive:
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
         values, weights, metrics = [], [], {}
         for a, b in self.between:
-            there = present(batch, a).any(axis=1) & present(batch, b).any(axis=1)
+            there = memory.taking_part(batch, a).any(axis=1) & memory.taking_part(batch, b).any(axis=1)
             sides = [_Side(memory, batch, name, there) for name in (a, b)]
             forth, right = self._one_way(*sides, model.dual)
             back, _ = self._one_way(*sides[::-1], model.dual)
@@ -70,7 +71,7 @@ class _Side:
 
     def __init__(self, memory: Memory, batch: Batch, name: str, there: Bool[Array, "B"]):
         embeddings = memory.embeddings[name]
-        self.mask = present(batch, name) & there[:, None]
+        self.mask = memory.taking_part(batch, name) & there[:, None]
         # Zero, not left to the loss's mask: in the gradient of rows @ columnsᵀ it would be 0 · NaN.
         counted = jnp.where(self.mask[..., None], embeddings, 0.0)
         self.embeddings = counted.reshape(-1, embeddings.shape[-1])

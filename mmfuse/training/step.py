@@ -18,6 +18,7 @@ from flax import nnx
 from jax import Array
 
 from mmfuse.objectives.objective import Objective
+from mmfuse.routing.router import Moment
 from mmfuse.training.state import TrainState
 from mmfuse.types import Batch, ConfigError
 
@@ -93,7 +94,8 @@ def _accumulate(graph, stream, state, batch, key) -> tuple[Any, dict[str, tuple[
 
     def loss(trainable, batch, key):
         model = nnx.merge(graph, trainable, state.frozen, state.model_state)
-        memory = model.encode(batch)
+        moment = Moment(jax.random.fold_in(key, len(stream.objectives)), state.step)
+        memory = model.encode(batch, moment=moment)
         total, sums = jnp.zeros(()), {}
         for index, (name, (objective, coefficient)) in enumerate(stream.objectives.items()):
             terms = objective(model, memory, batch, jax.random.fold_in(key, index))

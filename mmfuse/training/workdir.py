@@ -101,7 +101,7 @@ def with_config(arguments: Sequence[str]) -> list[str]:
 
 
 def provenance() -> dict[str, Any]:
-    """The git hash, whether files differ from it, the config's flags, the machine, the versions of what computes."""
+    """The git hash, whether files other than results differ from it, the config's flags, the machine, and versions."""
 
     def git(*words):
         done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
@@ -110,7 +110,7 @@ def provenance() -> dict[str, Any]:
     return {
         "git": git("rev-parse", "HEAD"),
         "flags": _config_flags(sys.argv[1:]),
-        "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "changed": bool(git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)results")),
         "python": platform.python_version(),
         "machine": machine(),
         **{name: version(name) for name in PACKAGES},

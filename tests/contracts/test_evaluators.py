@@ -15,7 +15,7 @@ from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.experiment import Experiment
 from tests import small
 
-CONFIG = small.get_config()
+CONFIG = small.get_routed()
 NAMES = sorted(CONFIG.evaluators)
 
 

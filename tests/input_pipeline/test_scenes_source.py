@@ -100,6 +100,10 @@ def test_an_index_beyond_the_end_is_an_index_error(index):
         ({"corruptions": {"noise": "0.5"}}, "write a share, or"),
         ({"corruptions": {"swap": (0.1, 0.5)}}, "it has no level"),
         ({"corruptions": {"noise": 0.6, "missing": 0.5}}, "befall image sum to 1.1"),
+        ({"reliable": (0.5, 0.5)}, "no weights of 1 to 3"),
+        ({"reliable": (0.5, 0.6, -0.1)}, "none below 0"),
+        ({"reliable": (0, 0, 0)}, "no weights"),
+        ({"reliable": (1, 0, 0), "corruptions": {"darkness": 0.5, "gaps": 0.5}}, "no corruption befalls audio"),
         ({"size": 1, "corruptions": {"swap": 0.5}}, "no other to swap with"),
     ],
 )
@@ -176,3 +180,37 @@ def test_missing_drops_the_signal_and_keeps_the_truth():
     for index in range(31):
         assert ("image" in source[index].signals) == (index not in gone)
         np.testing.assert_array_equal(source[index].truth["masks"], clean[index].truth["masks"])
+
+
+def test_gaps_take_words_of_the_description_alone():
+    source, clean = Scenes("train", signals=(), corruptions={"gaps": (1, 0.4)}), Scenes("train", signals=())
+    words, gaps = 0, 0
+    for index in range(53):
+        torn, whole = source[index].description.split(), clean[index].description.split()
+        assert len(torn) == len(whole) and all(one in ("…", other) for one, other in zip(torn, whole))
+        same(source[index]._replace(description=None, truth={}), clean[index]._replace(description=None, truth={}))
+        assert source[index].truth["corruptions"] == {"description": ("gaps", 0.4)}
+        words, gaps = words + len(whole), gaps + torn.count("…")
+    assert abs(gaps / words - 0.4) < 0.05
+    assert set(Scenes("train", signals=(), corruptions={"gaps": (1, 1.0)})[0].description.split()) == {"…"}
+
+
+def test_as_many_modalities_are_reliable_as_asked_for_and_all_others_are_spoiled():
+    shares = {"darkness": 0.1, "noise": 0.3, "audio_noise": 0.2, "gaps": 0.2}
+    source = Scenes("train", size=300, canvas=32, corruptions=shares, reliable=(0.5, 0.3, 0.2))
+    spoiled = [source[index].truth["corruptions"] for index in range(300)]
+    counts = Counter(3 - len(befallen) for befallen in spoiled)
+    assert all(abs(counts[number] / 300 - share) < 0.08 for number, share in ((1, 0.5), (2, 0.3), (3, 0.2))), counts
+    alone = Counter(next(iter({"image", "audio", "description"} - set(b))) for b in spoiled if len(b) == 2)
+    assert all(abs(number / counts[1] - 1 / 3) < 0.1 for number in alone.values()), alone
+    kinds = Counter(befallen["image"][0] for befallen in spoiled if "image" in befallen)
+    assert abs(kinds["noise"] / kinds.total() - 0.75) < 0.1
+
+
+def test_what_is_reliable_does_not_depend_on_the_signals_asked_for():
+    given = {"corruptions": {"darkness": 0.1, "audio_noise": 0.2, "gaps": 0.2}, "reliable": (1, 1, 1)}
+    whole, part = Scenes("train", **given), Scenes("train", signals=("audio",), **given)
+    for index in range(29):
+        left = {name: befallen for name, befallen in whole[index].truth["corruptions"].items() if name != "image"}
+        assert part[index].truth["corruptions"] == left
+        np.testing.assert_equal(part[index].signals.get("audio"), whole[index].signals.get("audio"))

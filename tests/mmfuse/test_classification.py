@@ -34,7 +34,7 @@ class Looked:
 
     def encode(self, batch):
         name = "caption" if "caption" in batch.text else "image"
-        return Memory({}, {name: self.tables[name][batch.origin[:, 1]]}, {}, {})
+        return Memory({}, {name: self.tables[name][batch.origin[:, 1]]}, {}, {}, {})
 
 
 def row(index):

@@ -44,7 +44,7 @@ def batch_of(valid=VALID, there=THERE, concept=CONCEPT):
 
 
 def terms_of(loss, embeddings, batch, between=PAIRS):
-    memory = Memory({}, jax.tree.map(jnp.asarray, embeddings), {}, {})
+    memory = Memory({}, jax.tree.map(jnp.asarray, embeddings), {}, {}, {})
     return Contrastive(between, loss)(Multimodal({}, HEAD, None), memory, batch, jax.random.key(0))
 
 

@@ -26,7 +26,7 @@ class Looked:
         self.tables = state.trainable
 
     def encode(self, batch):
-        return Memory({}, {name: table[batch.origin[:, 1]] for name, table in self.tables.items()}, {}, {})
+        return Memory({}, {name: table[batch.origin[:, 1]] for name, table in self.tables.items()}, {}, {}, {})
 
 
 SIZE = 13

@@ -6,6 +6,7 @@ A corruption has a kind and a level from 0, which changes nothing, to 1, the wor
     noise        (1 − level) × image + level × uniform noise  1: noise alone
     occlusion    a mid-grey square, of `level` of the area    1: nothing else is left
     audio_noise  (1 − level) × wave + level × uniform noise   1: noise alone, in [-1, 1]
+    gaps         words of the description become "…", each with the probability `level`
     swap         the signal of another example                always 1
     missing      no signal                                    always 1
 
@@ -22,11 +23,13 @@ from jaxtyping import Float, Num, UInt8
 from input_pipeline.sources.scenes.arguments import one_of
 from mmfuse.types import ConfigError
 
-# The kinds that may befall each modality. The last two have no level of their own.
+# The kinds that may befall each modality. Swap and missing have no level of their own.
 KINDS: dict[str, tuple[str, ...]] = {
     "image": ("darkness", "noise", "occlusion", "swap", "missing"),
     "audio": ("audio_noise", "swap", "missing"),
+    "description": ("gaps",),
 }
+GAP = "…"
 
 Picture = UInt8[np.ndarray, "h w 3"]
 Wave = Float[np.ndarray, "f"]
@@ -88,6 +91,23 @@ def draw(befalling: Sequence[Chance], rng: random.Random) -> tuple[str, float] |
             return chance.kind, level if chance.level is None else chance.level
         ticket -= chance.share
     return None
+
+
+def spared(reliable: Sequence[float | int], rng: random.Random) -> list[str]:
+    """Returns the modalities that nothing befalls: as many as is drawn, 1, 2, … with the weights of `reliable`."""
+    number = rng.choices(range(1, len(reliable) + 1), reliable)[0]
+    return rng.sample(tuple(KINDS), number)
+
+
+def certain(befalling: Sequence[Chance]) -> tuple[Chance, ...]:
+    """Returns the same kinds in the same proportions, one of which befalls for sure."""
+    total = sum(chance.share for chance in befalling)
+    return tuple(chance._replace(share=chance.share / total) for chance in befalling)
+
+
+def tear(text: str, level: float, rng: random.Random) -> str:
+    """Returns a description with gaps."""
+    return " ".join(GAP if rng.random() < level else word for word in text.split())
 
 
 def spoil(signal: Num[np.ndarray, "..."], kind: str, level: float, rng: random.Random) -> Num[np.ndarray, "..."]:

@@ -22,6 +22,7 @@ from input_pipeline.sources.scenes.world import MOST_OBJECTS, PAIRS, Scene, samp
 from mmfuse.types import ConfigError, Example
 
 SIZES = {"train": 1_000_000, "validation": 2_048, "test": 2_048, "test_systematic": 2_048}
+SIGNALS = ("image", "audio")
 LEAST_CANVAS = 32  # pixels; below it shapes and textures cannot be told apart
 
 
@@ -36,10 +37,13 @@ class Scenes:
       objects: how many a scene has, the fewest and the most; 5 are the most of all.
       seed: another seed is another data set.
       corruptions: kind → share of the examples, or (share, level). See `corruptions.py`.
+      reliable: the weights of 1, 2 and 3 modalities (image, audio, description) of an example being left as they are;
+        each of the others is spoiled for sure, by the corruptions in proportion to their shares. None: each modality
+        is spoiled as often as the shares say, whatever befell the others.
 
     `truth` of an example has `objects` (from left to right, see `SceneObject`), `background`, `light`, `corruptions`
     (modality → (kind, level)) and, where image is among the signals, `masks` (n h w) of the visible pixels.
-    Texts and truth are always those of the true scene, whatever befell its signals.
+    Texts and truth are always those of the true scene, whatever befell its signals; a description may have gaps.
 
     Raises:
       ConfigError: for an argument that makes no data set.
@@ -55,14 +59,16 @@ class Scenes:
         objects: tuple[int, int] = (1, MOST_OBJECTS),
         seed: int = 0,
         corruptions: Mapping[str, Any] | None = None,
+        reliable: Sequence[float | int] | None = None,
     ):
         self._split = one_of("split", split, tuple(PAIRS))
-        self._signals = tuple(one_of("signals", name, tuple(corrupting.KINDS)) for name in signals)
+        self._signals = tuple(one_of("signals", name, SIGNALS) for name in signals)
         self._size = SIZES[split] if size is None else size
         self._canvas = canvas
         self._objects = fewest, most = objects
         self._seed = seed
         self._chances = corrupting.chances(corruptions or {})
+        self._reliable = reliable and tuple(reliable)
         if self._size < 1:
             raise ConfigError(f"size: {size} examples are none; write 1 or more")
         if canvas < LEAST_CANVAS:
@@ -71,6 +77,9 @@ class Scenes:
             raise ConfigError(f"objects: {fewest} to {most} is no range; write two numbers of 1 to {MOST_OBJECTS}")
         if self._size < 2 and (corruptions or {}).get("swap"):
             raise ConfigError("corruptions['swap']: one example has no other to swap with; raise size, or drop swap")
+        if self._reliable is not None:
+            self._check_reliable(self._reliable)
+            self._chances = {modality: corrupting.certain(chances) for modality, chances in self._chances.items()}
 
     def __len__(self) -> int:
         return self._size
@@ -81,7 +90,7 @@ class Scenes:
             raise IndexError(f"scenes/{self._split} has examples 0 to {self._size - 1}, asked for {index}")
         scene = self._scene(index)
         signals, masks = self._make(index, scene)
-        signals, befallen = self._corrupt(index, signals)
+        signals, told, befallen = self._corrupt(index, signals, description(scene))
         truth = {"objects": scene.objects, "background": scene.background, "light": scene.light}
         key = f"{self._split}/{index}"
         return Example(
@@ -90,7 +99,7 @@ class Scenes:
             signals=signals,
             captions=captions(scene, self._generator(index, "captions")),
             questions=questions(scene, self._generator(index, "questions")),
-            description=description(scene),
+            description=told,
             truth=truth | masks | {"corruptions": befallen},
         )
 
@@ -112,13 +121,13 @@ class Scenes:
         return signals, masks
 
     def _corrupt(
-        self, index: int, clean: dict[str, Num[np.ndarray, "..."]]
-    ) -> tuple[dict[str, Num[np.ndarray, "..."]], dict[str, tuple[str, float]]]:
-        """Returns what is left of the signals, and what befell them."""
+        self, index: int, clean: dict[str, Num[np.ndarray, "..."]], told: str
+    ) -> tuple[dict[str, Num[np.ndarray, "..."]], str, dict[str, tuple[str, float]]]:
+        """Returns what is left of the signals and of the description, and what befell them."""
         signals, befallen = dict(clean), {}
-        for modality in clean:
+        for modality in (*clean, "description"):
             rng = self._generator(index, f"corruption of {modality}")
-            drawn = corrupting.draw(self._chances[modality], rng)
+            drawn = None if modality in self._spared(index) else corrupting.draw(self._chances[modality], rng)
             if drawn is None:
                 continue
             kind, level = befallen[modality] = drawn
@@ -127,6 +136,21 @@ class Scenes:
             elif kind == "swap":
                 other = (index + rng.randint(1, self._size - 1)) % self._size
                 signals[modality] = self._make(other, self._scene(other))[0][modality]
+            elif kind == "gaps":
+                told = corrupting.tear(told, level, rng)
             else:
                 signals[modality] = corrupting.spoil(signals[modality], kind, level, rng)
-        return signals, befallen
+        return signals, told, befallen
+
+    def _spared(self, index: int) -> Sequence[str]:
+        return corrupting.spared(self._reliable, self._generator(index, "spared")) if self._reliable else ()
+
+    def _check_reliable(self, reliable: Sequence[float | int]) -> None:
+        number = len(corrupting.KINDS)
+        if len(reliable) != number or min(reliable) < 0 or sum(reliable) <= 0:
+            raise ConfigError(
+                f"reliable: {reliable} are no weights of 1 to {number} modalities; write {number}, none below 0"
+            )
+        for modality, chances in self._chances.items():
+            if not sum(chance.share for chance in chances):
+                raise ConfigError(f"reliable: no corruption befalls {modality}; give one of its kinds a share")

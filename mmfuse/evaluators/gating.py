@@ -1,0 +1,92 @@
+"""What do the gates let through, and do they notice what is spoiled?
+
+Only the router runs, no tower. Beside how often each gate is open stands how often it is where the signal was left as
+it is, and where it was spoiled, kind by kind and level by level, for sources that know it (`truth["corruptions"]`).
+
+A gate has collapsed where it is always open, always shut, or blind to its evidence: equally open for all examples.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool
+from sklearn.metrics import roc_auc_score
+
+from mmfuse.evaluators.evaluator import FiniteStream, Sweep
+from mmfuse.models.memory import present
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.training.state import TrainState
+
+LOGGER = logging.getLogger(__name__)
+LEVELS = 5  # bins of the level of a corruption, from 0 to 1
+ALWAYS, BLIND = 0.995, 0.01  # a share that is as good as always; a deviation of soft gates that is none
+TRUTH = {"source": "description"}  # what sources call a role
+
+
+class Gating:
+    """Shares of open gates over a stream."""
+
+    def __init__(self, stream: FiniteStream, merge: Callable[[TrainState], Multimodal], mesh: Mesh, *, workers: int):
+        def decide(state, batch):
+            router = merge(state).router
+            gates = router(batch)
+            return {name: (gate.open, gate.soft, present(batch, name).any(axis=1)) for name, gate in gates.items()}
+
+        self.merge, self.sweep = merge, Sweep(stream, decide, mesh, workers=workers)
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """Returns numbers of the modalities that are there in an example.
+
+        Of each: `open/{modality}`, the share of open gates; the same with `/clean` and, for each kind of corruption,
+        `/{kind}/{level}`, level 1 to `LEVELS`; `soft/…` the mean probability of being open, likewise; `agreement/…`
+        1 − |hard − soft|; `auroc/…` how well the soft gate tells what is clean from what is spoiled; `collapsed/…`.
+        `cost` is the share of the towers' dense FLOPs that is spent, `rejected` how many records were left out.
+        """
+        costs = self.merge(state).router.costs
+        opened, soft, there, befallen = self._collect(state)
+        numbers = {"cost": float(sum(costs[name] * opened[name].mean() for name in opened))}
+        for name in opened:
+            mine, of = [column[there[name]] for column in (opened[name], soft[name])], befallen[name][there[name]]
+            for part, rows in _parts(of):
+                numbers |= {
+                    f"{kind}/{name}{part}": float(column[rows].mean()) for kind, column in zip(("open", "soft"), mine)
+                }
+            numbers |= self._health(name, *mine, np.array([kind == "" for kind, _ in of]))
+        return numbers | {"rejected": float(len(self.sweep.rejected))}
+
+    def _collect(self, state):
+        columns, befallen = {}, {}
+        for loaded, out in self.sweep(state):
+            for name, arrays in out.items():
+                for kept, array in zip(columns.setdefault(name, ([], [], [])), arrays):
+                    kept.append(array[loaded.batch.valid])
+                for example in loaded.examples:
+                    if example is not None:
+                        known = example.truth.get("corruptions", {}).get(TRUTH.get(name, name), ("", 0.0))
+                        befallen.setdefault(name, []).append(known)
+        joined = [{name: np.concatenate(lists[index]) for name, lists in columns.items()} for index in range(3)]
+        return *joined, {name: np.array([*map(tuple, found)], object) for name, found in befallen.items()}
+
+    def _health(self, name, opened, soft, clean) -> dict[str, float]:
+        share, spread = opened.mean(), soft.std()
+        collapsed = share > ALWAYS or share < 1 - ALWAYS or spread < BLIND
+        if collapsed:
+            LOGGER.warning("the gate of %s has collapsed: open for %.1f%%, deviation %.3f", name, 100 * share, spread)
+        numbers = {f"agreement/{name}": float(1 - np.abs(opened - soft).mean()), f"collapsed/{name}": float(collapsed)}
+        if clean.any() and not clean.all():
+            numbers[f"auroc/{name}"] = float(roc_auc_score(clean, soft))
+        return numbers
+
+
+def _parts(befallen) -> Iterator[tuple[str, Bool[np.ndarray, "n"]]]:
+    """Names of parts of the examples, and which they are."""
+    kinds, levels = np.array([kind for kind, _ in befallen]), np.array([float(level) for _, level in befallen])
+    yield "", np.ones(len(kinds), bool)
+    if not (kinds == "").all():
+        yield "/clean", kinds == ""
+    for kind in sorted(set(kinds) - {""}):
+        bins = np.ceil(levels * LEVELS).clip(1)
+        for level in sorted(set(bins[kinds == kind])):
+            yield f"/{kind}/{level:.0f}", (kinds == kind) & (bins == level)

@@ -1,0 +1,124 @@
+"""How does a decision learn that is either yes or no?
+
+A gate turns a logit into a decision of exactly 0 or 1, and lets a gradient pass as if it had been soft:
+
+    value = [decision] + soft − sg(soft)        sg: no gradient
+
+What is absent is closed, and has no gradient. All gates are drawn where a key is given, in
+training, and are sure of themselves where there is none.
+
+References: straight through, Bengio et al. 2013, arXiv 1308.3432; binary concrete, Maddison et al. 2017, arXiv
+1611.00712, and Jang et al. 2017, arXiv 1611.01144; hard concrete, Louizos et al. 2018, arXiv 1712.01312.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Num
+
+
+class Gates(NamedTuple):
+    """What was decided for each example and modality.
+
+    Attributes:
+      open: whether the modality takes part; never where it is absent.
+      value: 1 where open and 0 where not, exactly, with the gradient of `soft`. A hard-concrete gate alone may be open
+        by less than 1.
+      soft: the probability that it is open, 0 where absent.
+    """
+
+    open: Bool[Array, "B M"]
+    value: Float[Array, "B M"]
+    soft: Float[Array, "B M"]
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """The form that every gate has: logits (B M), which modalities are there, a temperature, a key or None."""
+
+    def __call__(
+        self,
+        logits: Float[Array, "B M"],
+        present: Bool[Array, "B M"],
+        *,
+        temperature: Float[Array, ""] | float = 1.0,
+        key: Array | None = None,
+    ) -> Gates: ...
+
+
+def straight_through(decision: Bool[Array, "*B"], soft: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """Exactly 1 or 0, with the gradient of `soft`."""
+    return decision.astype(soft.dtype) + (soft - jax.lax.stop_gradient(soft))
+
+
+class Threshold:
+    """Open where σ(logit / temperature) > ½; the same with and without a key."""
+
+    def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
+        return _decide(_there(logits, present) / temperature, present)
+
+
+class BinaryConcrete:
+    """Open where σ((logit + noise) / temperature) > ½, with logistic noise: with probability σ(logit)."""
+
+    def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
+        logits = _there(logits, present)
+        noise = 0.0 if key is None else jax.random.logistic(key, logits.shape, logits.dtype)
+        return _decide((logits + noise) / temperature, present)
+
+
+class HardConcrete:
+    """z = clip(s · (high − low) + low, 0, 1), where s is binary concrete: shut, open, or open by a part.
+
+    `soft` is the probability that z > 0. The gradient is that of z: none where it is clipped.
+    """
+
+    def __init__(self, low: float = -0.1, high: float = 1.1):
+        """Args: `low` < 0 and `high` > 1, how far s is stretched."""
+        self.low, self.high = low, high
+
+    def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
+        logits = _there(logits, present)
+        noise = 0.0 if key is None else jax.random.logistic(key, logits.shape, logits.dtype)
+        stretched = jax.nn.sigmoid((logits + noise) / temperature) * (self.high - self.low) + self.low
+        value = jnp.where(present, jnp.clip(stretched, 0.0, 1.0), 0.0)
+        soft = jax.nn.sigmoid(logits - temperature * jnp.log(-self.low / self.high))
+        return Gates(value > 0, value, jnp.where(present, soft, 0.0))
+
+
+class TopK:
+    """The `number` likeliest of the modalities that are there, by a softmax over them; soft is their share of it.
+
+    With a key, Gumbel noise draws them by their shares, without replacement: Kool et al. 2019, arXiv 1903.06059.
+    """
+
+    def __init__(self, number: int):
+        """Args: `number` of modalities that are open, at most."""
+        self.number = number
+
+    def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
+        logits = _there(logits, present) / temperature
+        noise = 0.0 if key is None else jax.random.gumbel(key, logits.shape, logits.dtype)
+        weight = jnp.where(present, jnp.exp(logits - logits.max(axis=-1, keepdims=True)), 0.0)
+        soft = weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1e-30)
+        order = jnp.argsort(jnp.where(present, logits + noise, -jnp.inf), axis=-1, descending=True)
+        decision = (jnp.argsort(order, axis=-1) < self.number) & present  # by rank
+        return Gates(decision, straight_through(decision, soft), soft)
+
+
+def anneal(step: Num[Array, ""] | float | int, *, start: float, end: float, steps: float | int) -> Float[Array, ""]:
+    """A temperature that falls by the same factor each step, from `start` to `end` after `steps`, and stays there."""
+    return start * (end / start) ** jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1.0)
+
+
+def _there(logits, present):
+    """0 in place of the logits of what is absent: whatever stood there gets no gradient."""
+    return jnp.where(present, logits, 0.0)
+
+
+def _decide(logits, present):
+    soft = jnp.where(present, jax.nn.sigmoid(logits), 0.0)
+    decision = (logits > 0) & present
+    return Gates(decision, straight_through(decision, soft), soft)

@@ -1,0 +1,143 @@
+"""Which modalities take part, decided before any tower runs?
+
+    reliability   r_m = MLP_m(probe of the raw signal), a logit for each modality
+    logits        r_m + MLP(what is present, σ(r) of it, the task)
+    gates         of the logits; in training each routing group then keeps its best (`capacity.py`)
+
+The task is what the batch asks of the memory: to be matched with captions, to be spoken of, or both. With the codes of
+presence and task this is the dynamic assignment of modalities to a task; with the probes it also notices what cannot be
+relied on. In evaluation one modality at least is open wherever any is there.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int
+
+from mmfuse.routing.capacity import choose, on_open, room, taken
+from mmfuse.routing.evidence import Probe
+from mmfuse.routing.gates import Gate, Gates, anneal, straight_through
+from mmfuse.types import Batch
+
+MATCHED, SPOKEN = ("caption",), ("prompt", "target")  # roles of text
+
+
+class Moment(NamedTuple):
+    """When in training a batch is read: a key for what is drawn, and the number of updates done before."""
+
+    key: Array
+    step: Int[Array, ""]
+
+
+class Reliability(nnx.Module):
+    """How far one modality can be relied on: a logit, from the statistics of its probe."""
+
+    def __init__(self, probe: Probe, hidden: int, *, rngs: nnx.Rngs):
+        self.probe = probe
+        self.up, self.down = nnx.Linear(probe.number, hidden, rngs=rngs), nnx.Linear(hidden, 1, rngs=rngs)
+
+    def __call__(self, signal) -> Float[Array, "B"]:
+        return self.down(jax.nn.relu(self.up(self.probe(signal))))[:, 0]
+
+
+class Router(nnx.Module):
+    """Gates for the modalities that are named; others always take part."""
+
+    def __init__(
+        self,
+        probes: Mapping[str, Probe],
+        gate: Gate,
+        *,
+        costs: Mapping[str, float],
+        capacity: Mapping[str, float],
+        ladder: Sequence[float],
+        groups: int,
+        hidden: int,
+        temperature: Mapping[str, float],
+        open_at_first: float = 2.0,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the probes' networks and the one that joins them.
+
+        Args:
+          probes: modality → its probe.
+          gate: what makes decisions of logits.
+          costs: modality → FLOPs of its tower for one example.
+          capacity: modality → share of each group that its tower reads in training.
+          ladder: shares among which evaluation finds the one that has room; the last is 1.
+          groups: of a batch, in training and in evaluation.
+          hidden: width of the networks.
+          temperature: arguments of `anneal`; its end holds in evaluation.
+          open_at_first: the logit of all gates before anything is learned.
+          rngs: draws the parameters.
+        """
+        self.modalities = tuple(probes)
+        self.gate, self.groups, self.ladder = gate, groups, tuple(ladder)
+        self.capacity = tuple(capacity[name] for name in probes)
+        total = sum(costs[name] for name in probes)
+        self.costs = {name: costs[name] / total for name in probes}
+        self.temperature, self.open_at_first = dict(temperature), open_at_first
+        self.reliability = nnx.Dict({name: Reliability(probe, hidden, rngs=rngs) for name, probe in probes.items()})
+        number = len(probes)
+        self.up = nnx.Linear(2 * number + 2, hidden, rngs=rngs)
+        self.down = nnx.Linear(hidden, number, kernel_init=nnx.initializers.zeros, rngs=rngs)
+
+    def __call__(self, batch: Batch, moment: Moment | None = None) -> dict[str, Gates]:
+        """Gates (B) of each modality that the batch has; in evaluation, where there is no moment, none is drawn."""
+        logits, present = self.logits(batch)
+        if moment is None:
+            gates = self._always_one(self.gate(logits, present, temperature=self.temperature["end"]), logits, present)
+        else:
+            temperature = anneal(moment.step, **self.temperature)
+            gates = self.gate(logits, present, temperature=temperature, key=moment.key)
+            gates = self._within_capacity(gates, present)
+        return {
+            name: Gates(*(part[:, index] for part in gates))
+            for index, name in enumerate(self.modalities)
+            if name in batch.signals or name in batch.text
+        }
+
+    def read_open(self, read: Callable, part: Any, name: str, gates: Gates, moment: Moment | None) -> Any:
+        """What `read` makes of the part of a batch that is the modality, for the examples with an open gate alone."""
+        rows = len(gates.open)
+        ladder = self.ladder if moment is None else (self.capacity[self.modalities.index(name)],)
+        return on_open(read, part, gates.open, groups=math.gcd(rows, self.groups), ladder=ladder)
+
+    def logits(self, batch: Batch) -> tuple[Float[Array, "B M"], Array]:
+        """The logits of the gates, and which modalities are there (B M)."""
+        rows = len(batch.valid)
+        parts = [batch.signals.get(name, batch.text.get(name)) for name in self.modalities]
+        there = [
+            jnp.zeros(rows, bool) if part is None else part.present.reshape(rows, -1).any(axis=1) for part in parts
+        ]
+        present = jnp.stack(there, axis=1) & batch.valid[:, None]
+        relied = [
+            jnp.zeros(rows) if part is None else self.reliability[name](part)
+            for name, part in zip(self.modalities, parts)
+        ]
+        reliability = jnp.where(present, jnp.stack(relied, axis=1), 0.0)
+        task = jnp.array([[any(role in batch.text for role in roles) for roles in (MATCHED, SPOKEN)]], jnp.float32)
+        known = [present.astype(jnp.float32), jnp.where(present, jax.nn.sigmoid(reliability), 0.0)]
+        joined = jnp.concatenate([*known, jnp.broadcast_to(task, (rows, 2))], axis=1)
+        return reliability + self.down(jax.nn.relu(self.up(joined))) + self.open_at_first, present
+
+    def _within_capacity(self, gates, present):
+        """Each group's best, as many as the capacity: also of those that the gate would shut, so that it may learn."""
+        rows, columns = len(present), []
+        for index, share in enumerate(self.capacity):
+            number = room(rows, self.groups, share)
+            score = jax.lax.stop_gradient(gates.soft[:, index] + gates.open[:, index].astype(jnp.float32))
+            columns.append(taken(choose(score, present[:, index], groups=self.groups, number=number), rows))
+        decision = jnp.stack(columns, axis=1)
+        return Gates(decision, straight_through(decision, gates.soft), gates.soft)
+
+    def _always_one(self, gates, logits, present):
+        best = jnp.where(present, logits, -jnp.inf)
+        alone = (best == best.max(axis=1, keepdims=True)) & present & ~gates.open.any(axis=1, keepdims=True)
+        decision = gates.open | alone
+        return Gates(decision, jnp.where(alone, 1.0, gates.value), gates.soft)

@@ -1,0 +1,105 @@
+"""Gates decide exactly and learn softly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmfuse.routing.gates import BinaryConcrete, Gate, HardConcrete, Threshold, TopK, anneal, straight_through
+
+LOGITS = jnp.array([[-2.0, 0.5, 3.0], [1.0, -0.1, jnp.nan], [jnp.inf, jnp.nan, -1.0], [0.2, 0.3, 0.1]])
+PRESENT = jnp.array([[True, True, True], [True, True, False], [False, False, True], [False, False, False]])
+THERE = np.asarray(PRESENT)
+GATES = {
+    "threshold": Threshold(),
+    "binary": BinaryConcrete(),
+    "hard": HardConcrete(),
+    "top 1": TopK(1),
+    "top 2": TopK(2),
+}
+KEYS = {"sure": None, "drawn": jax.random.key(3)}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.fixture(params=GATES)
+def gate(request) -> Gate:
+    return GATES[request.param]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_absent_is_shut_and_has_no_gradient(gate, key):
+    gates = gate(LOGITS, PRESENT, key=KEYS[key])
+    for part in gates:
+        assert (np.asarray(part)[~THERE] == 0).all() and np.isfinite(part).all()
+    gradient = jax.grad(lambda x: (gate(x, PRESENT, key=KEYS[key]).value * jnp.arange(1.0, 13).reshape(4, 3)).sum())(
+        LOGITS
+    )
+    assert (np.asarray(gradient)[~THERE] == 0).all() and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", ["threshold", "binary", "top 1", "top 2"])
+@pytest.mark.parametrize("key", KEYS)
+def test_values_are_exactly_0_or_1_with_the_gradient_of_soft(name, key):
+    random = np.random.default_rng(0)
+    logits, present = jnp.asarray(3 * random.standard_normal((101, 5)), jnp.float32), random.random((101, 5)) < 0.8
+    weight = jnp.asarray(random.standard_normal((101, 5)), jnp.float32)
+
+    def of(part):
+        return lambda x: (
+            getattr(GATES[name](x, jnp.asarray(present), temperature=0.7, key=KEYS[key]), part) * weight
+        ).sum()
+
+    gates = GATES[name](logits, jnp.asarray(present), temperature=0.7, key=KEYS[key])
+    assert set(np.unique(gates.value)) == {0.0, 1.0}
+    np.testing.assert_array_equal(gates.value == 1, gates.open)
+    np.testing.assert_array_equal(jax.grad(of("value"))(logits), jax.grad(of("soft"))(logits))
+    assert np.abs(jax.grad(of("value"))(logits)).max() > 0
+
+
+def test_a_threshold_is_at_one_half():
+    gates = Threshold()(LOGITS, PRESENT, temperature=2.0)
+    np.testing.assert_array_equal(gates.open[0], [False, True, True])
+    np.testing.assert_allclose(gates.soft[0], sigmoid(np.array([-2, 0.5, 3]) / 2), rtol=1e-6)
+
+
+def test_a_binary_concrete_gate_opens_with_the_probability_of_its_logit():
+    logits = jnp.broadcast_to(jnp.array([-1.0, 0.0, 2.0]), (40_000, 3))
+    gates = BinaryConcrete()(logits, jnp.ones_like(logits, bool), temperature=0.3, key=jax.random.key(0))
+    np.testing.assert_allclose(gates.open.mean(axis=0), sigmoid(np.array([-1, 0, 2])), atol=0.01)
+
+
+def test_a_hard_concrete_gate_is_open_as_often_as_it_says():
+    logits = jnp.broadcast_to(jnp.array([-1.0, 0.0, 2.0]), (40_000, 3))
+    gates = HardConcrete()(logits, jnp.ones_like(logits, bool), temperature=0.5, key=jax.random.key(0))
+    np.testing.assert_allclose(gates.open.mean(axis=0), gates.soft[0], atol=0.01)
+    value = np.asarray(gates.value)
+    assert (value == 0).mean() > 0.05 and (value == 1).mean() > 0.05 and ((value > 0) & (value < 1)).mean() > 0.05
+
+
+def test_top_k_takes_the_likeliest_of_those_that_are_there():
+    for number in (1, 2):
+        opened = np.asarray(TopK(number)(LOGITS, PRESENT).open)
+        for row, logits, there in zip(opened, np.asarray(LOGITS), THERE):
+            likeliest = sorted(np.flatnonzero(there), key=lambda index: -logits[index])[:number]
+            assert sorted(np.flatnonzero(row)) == sorted(likeliest)
+    soft = np.exp([-2, 0.5, 3])
+    np.testing.assert_allclose(TopK(1)(LOGITS, PRESENT).soft[0], soft / soft.sum(), rtol=1e-6)
+
+
+def test_top_1_with_a_key_draws_by_the_shares():
+    logits = jnp.broadcast_to(jnp.array([0.0, 1.0, -1.0]), (40_000, 3))
+    gates = TopK(1)(logits, jnp.ones_like(logits, bool), key=jax.random.key(0))
+    np.testing.assert_allclose(gates.open.mean(axis=0), gates.soft[0], atol=0.01)
+
+
+def test_straight_through_is_exact():
+    soft = jnp.asarray(np.random.default_rng(0).random(997), jnp.float32)
+    np.testing.assert_array_equal(straight_through(soft > 0.3, soft), np.asarray(soft) > 0.3)
+
+
+def test_a_temperature_falls_by_the_same_factor_and_stays():
+    steps = [float(anneal(step, start=4.0, end=1.0, steps=10)) for step in (0, 5, 10, 20)]
+    np.testing.assert_allclose(steps, [4, 2, 1, 1], rtol=1e-6)
