@@ -26,13 +26,13 @@ def get_config() -> ConfigDict:
         stream.mixture = {"scenes": 0.4, "single": 0.4, "unseen": 0.1, "digits": 0.1}
         stream.signals = SIGNALS
         config.objectives.contrastive.between = PAIRS
-        config.model.towers.audio = parts.audio(
-            quickstart.WIDTH, 2, quickstart.HEADS, samples=SAMPLES, patch=(4, 64), position="sincos", pool="max"
-        )
+        # frames short enough to hear the beats that tell a texture
+        hearing = {"samples": SAMPLES, "window": 512, "hop": 160, "patch": (8, 64), "position": "sincos", "pool": "max"}
+        config.model.towers.audio = parts.audio(quickstart.WIDTH, 2, quickstart.HEADS, **hearing)
         config.model.single.memories = ("image", "audio")
         config.optimizer.warmup = 200
         # steps rather than minutes, so that what is learned does not depend on the machine
-        config.train = {"minutes": 0.0, "steps": 10_000, "evaluate_every": 2500}
+        config.train = {"minutes": 0.0, "steps": 10_000, "evaluate_every": 5000}
         config.evaluators.retrieval.between = PAIRS
         for name in ("retrieval", "vqa", "systematic", "caption"):
             config.evaluators[name].stream.signals = SIGNALS
