@@ -76,7 +76,8 @@ def router(capacity: dict[str, float], **changes) -> dict:
     return {
         "gate": "threshold",  # threshold | binary_concrete | hard_concrete
         "capacity": capacity,
-        "ladder": (0.0, 0.25, 0.5, 0.75, 1.0),  # shares, of which evaluation takes the lowest that has room
+        "dense_steps": 0,  # of training at first, whose towers read every example whatever the capacity
+        "ladder": (0.0, 0.25, 0.5, 1.0),  # shares, of which evaluation takes the lowest that has room
         "groups": 1,  # of a batch, each with its own capacity; a multiple of the shards
         "hidden": 16,  # width of the router's networks
         "temperature": {"start": 1.0, "end": 1.0, "steps": 1},  # falls by the same factor each step

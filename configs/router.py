@@ -39,7 +39,7 @@ def get_config(which: str = "routed") -> ConfigDict:
     config.sources = {"scenes": {**SCENES, "split": "train"}}
     signals = {name: shape for name, shape in SIGNALS.items() if name in read}
     source = {"source": {"take": "description", "number": 1, "length": DESCRIPTION}} if "source" in read else {}
-    target = {"take": "whole_captions_and_questions", "number": 2, "length": TARGET, "packed": 6, "languages": ("en",)}
+    target = {"take": "whole_captions_and_questions", "number": 1, "length": TARGET, "packed": 6, "languages": ("en",)}
     config.streams = {
         "scenes": {
             "rows": 40,
@@ -52,7 +52,7 @@ def get_config(which: str = "routed") -> ConfigDict:
     }
     config.objectives = {"writing": {"kind": "generation", "chunk": 16}}
     config.model = {"dtype": "float32", "towers": _towers(read)}
-    config.model.single = parts.decoder(WIDTH, 2, HEADS, length=TARGET, memories=read, mlp=2 * WIDTH)
+    config.model.single = parts.decoder(WIDTH, 1, HEADS, length=TARGET, memories=read, mlp=2 * WIDTH)
     config.optimizer = parts.optimizer(2e-3, warmup=50, learning_rate_scale=((r"gate$", 20.0), (".*", 1.0)))
     config.sharding = parts.sharding()
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
@@ -80,7 +80,7 @@ def _towers(read):
 
 def _route(config):
     """A router, the price of reading, and what is measured of both."""
-    config.model.router = parts.router(dict.fromkeys(MODALITIES, 0.6))
+    config.model.router = parts.router(dict.fromkeys(MODALITIES, 0.6), groups=8)
     config.objectives.cost = {"kind": "expected_cost"}
     config.streams.scenes.objectives.cost = 0.3
     stream = {**config.evaluators.vqa.stream, "text": {"source": config.streams.scenes.text.source}}

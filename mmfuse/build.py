@@ -221,7 +221,7 @@ GATES = {"threshold": Threshold, "binary_concrete": BinaryConcrete, "hard_concre
 def _router(model, vocabulary, dtype, rngs):
     config = model.router
     probes = {name: lookup(PROBES, name, "modality with a probe")() for name in config.capacity}
-    settings = {key: value for key, value in config.to_dict().items() if key != "gate"}
+    settings = {key: value for key, value in config.to_dict().items() if key not in ("gate", "dense_steps")}
     towers = {name: model.towers["text" if name == "source" else name] for name in probes}
     costs = {name: _tower_flops(tower, vocabulary, dtype) for name, tower in towers.items()}
     return Router(probes, lookup(GATES, config.gate, "gate")(), costs=costs, **settings, rngs=rngs)

@@ -4,10 +4,12 @@
 asked for: an abstract model costs no memory, and `dry_run` never makes a real one.
 """
 
+import functools
 import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +26,7 @@ from mmfuse.describe import describe_batches, describe_cost, describe_state
 from mmfuse.evaluation import Evaluation
 from mmfuse.objectives.cost import count_flops
 from mmfuse.training.checkpoint import Checkpointer
-from mmfuse.training.loop import Run, train
+from mmfuse.training.loop import Program, Run, train
 from mmfuse.training.metrics import MetricWriter
 from mmfuse.training.optimizer import make_optimizer
 from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, replicated
@@ -189,16 +191,28 @@ class Experiment:
         print(describe_cost(self.traced_step.lower().compile(), self.flops, self.mesh))
 
     def _train(self, checkpointer, writer) -> TrainState:
+        program = self._programs()
         # the compiler works beside what makes or restores the state
         with ThreadPoolExecutor(1) as beside:
-            compiling = beside.submit(lambda: self.traced_step.lower().compile())
+            compiling = beside.submit(program, (checkpointer.latest_step() or 0) + 1)
             state, tally = self._resume(checkpointer)
             writer.rewind(int(state.step))
-            step = compiling.result()
+            compiling.result()
         rows = sum(stream.rows for stream in self.config.streams.values())
-        run = Run(step, self.streams, self.evaluation.measure, self.mesh, checkpointer, writer, self.flops, rows)
+        run = Run(program, self.streams, self.evaluation.measure, self.mesh, checkpointer, writer, rows)
         often = {"evaluate_every": self.config.train.evaluate_every, "log_every": self.config.log_every}
         return train(run, state, tally, steps=self.config.train.steps, **often, **self.config.loader)[0]
+
+    def _programs(self) -> Callable[[int], Program]:
+        """The program of each step, compiled when it is first asked for: at first a router may let all be read."""
+        dense_steps = self.config.model.router.dense_steps if "router" in self.config.model else 0
+        at_first = Experiment(_with_all_read(self.config), self.workdir) if dense_steps else self
+
+        @functools.cache
+        def compiled(experiment):
+            return Program(experiment.traced_step.lower().compile(), experiment.flops)
+
+        return lambda step: compiled(at_first if step <= dense_steps else self)
 
     def _claim(self):
         sizes = {name: len(build_data.make_source(source, ())) for name, source in self.config.sources.items()}
@@ -216,6 +230,13 @@ class Experiment:
         LOGGER.info("going on from step %d of %s", step, self.workdir)
         state, position = checkpointer.restore(self.abstract_state, step)
         return state, Counter(position["tally"])
+
+
+def _with_all_read(config: ConfigDict) -> ConfigDict:
+    """The config with a capacity that holds every example."""
+    whole = config.copy_and_resolve_references()
+    whole.model.router.capacity = dict.fromkeys(whole.model.router.capacity, 1.0)
+    return whole
 
 
 def _without_remat(config: ConfigDict) -> ConfigDict | None:

@@ -28,27 +28,6 @@ def get_config(tars: str = ""):
     return config
 
 
-def get_routed():
-    """The same with a router for everything that it reads, and damage that a router could notice."""
-    config = get_config()
-    damage = {"darkness": 0.2, "noise": 0.2, "audio_noise": 0.4, "gaps": 0.4, "missing": 0.1}
-    with config.unlocked():
-        config.sources.scenes.corruptions = damage
-        description = {"take": "description", "number": 1, "length": 40}
-        for stream in config.streams.values():
-            stream.rows = 16
-            stream.text.source = description
-            stream.objectives.cost = 0.1
-        config.objectives.cost = {"kind": "expected_cost"}
-        config.model.router = parts.router({"image": 0.5, "audio": 0.75, "source": 0.5}, groups=8, open_at_first=0.0)
-        config.model.single.memories = ("image", "audio", "source")
-        stream = config.evaluators.retrieval.stream.copy_and_resolve_references()
-        stream.text = {"source": description}
-        source = {"kind": "scenes", "split": "test", "corruptions": damage}
-        config.evaluators.gating = {"kind": "gating", "source": source, "stream": stream}
-    return config
-
-
 def _captioning(like):
     """What `configs/tiny.py` does not measure: its captions."""
     config = like.copy_and_resolve_references().unlock()

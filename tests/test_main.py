@@ -145,6 +145,22 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, uninterrupted, se
     assert last_checkpoint(workdir) == last_checkpoint(uninterrupted)
 
 
+def test_a_run_with_a_router_that_was_killed_decides_the_same(tmp_path):
+    config, whole, killed = "tests/small_routed.py", tmp_path / "whole", tmp_path / "killed"
+    finish(whole, config=config)
+    process = start(killed, config=config)
+    wait_for_step(process, killed, 4)  # all is read up to step 5, and less from then on
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(killed, config=config)
+    lines = metrics(killed)
+    assert lines == metrics(whole)
+    for name in ("image", "source"):
+        opened = [line[f"pairs/cost/open/{name}"] for line in lines]
+        assert min(opened[:5]) == 1 and max(opened[5:]) < 1
+        assert 0 <= json.loads((killed / "summary.json").read_text())[f"gating/open/{name}"] <= 1
+
+
 def test_a_signal_saves_and_says_so(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start(workdir)

@@ -6,12 +6,18 @@ modality's tower, p_m the probability that its gate is open. Its gradient shuts 
 
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import entr
 from jaxtyping import Float
 
 from mmfuse.models.memory import Memory, present
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.objectives.objective import Terms
 from mmfuse.types import Batch
+
+
+def _entropy(probability: Float[Array, "B"]) -> Float[Array, "B"]:
+    """Of yes or no, in bits."""
+    return (entr(probability) + entr(1 - probability)) / jnp.log(2.0)
 
 
 class ExpectedCost:
@@ -29,10 +35,9 @@ class ExpectedCost:
         for name, gates in memory.gates.items():
             value += model.router.costs[name] * gates.soft
             there = present(batch, name).any(axis=1).astype(jnp.float32)
-            shut = jnp.clip(gates.soft, 1e-6, 1 - 1e-6)
             metrics |= {
                 f"open/{name}": (gates.open.astype(jnp.float32), there),
                 f"soft/{name}": (gates.soft, there),
-                f"entropy/{name}": (-shut * jnp.log2(shut) - (1 - shut) * jnp.log2(1 - shut), there),
+                f"entropy/{name}": (_entropy(gates.soft), there),
             }
         return Terms(value, weight, metrics)

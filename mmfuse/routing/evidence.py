@@ -11,7 +11,8 @@ Rough is the root mean square of the differences of neighbours, by that of the d
 noise, little for what is smooth.
 """
 
-from typing import Protocol, runtime_checkable
+import dataclasses
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
@@ -33,10 +34,11 @@ class Probe(Protocol):
     def __call__(self, signal) -> Float[Array, "B F"]: ...
 
 
+@dataclasses.dataclass(frozen=True)
 class LightProbe:
     """Of pictures, one of the item that is first in each example: (light, contrast, roughness, flat share)."""
 
-    number = 4
+    number: ClassVar[int] = 4
 
     def __call__(self, signal: Signal) -> Float[Array, "B 4"]:
         grey = signal.values[:, 0].astype(jnp.float32).mean(axis=-1)  # (B h w)
@@ -50,10 +52,11 @@ class LightProbe:
         return jnp.stack([light / 64 - 2, jnp.log2(deviation) - 4, 2 * rough - 1, 2 * flat - 1], axis=-1)
 
 
+@dataclasses.dataclass(frozen=True)
 class LevelProbe:
     """Of sounds: (level, silent share, quietest part, loudest part, roughness), levels in units of 20 dB."""
 
-    number = 5
+    number: ClassVar[int] = 5
 
     def __call__(self, signal: Signal) -> Float[Array, "B 5"]:
         wave, size = signal.values[:, 0], signal.size[:, 0, 0]
@@ -68,10 +71,11 @@ class LevelProbe:
         return jnp.stack([decades[0], 2 * silent - 1, decades[1], decades[2], 2 * rough - 1], axis=-1)
 
 
+@dataclasses.dataclass(frozen=True)
 class LengthProbe:
     """Of texts: (share of the places that are filled, share of the tokens that are unlike the one before)."""
 
-    number = 2
+    number: ClassVar[int] = 2
 
     def __call__(self, text: Text) -> Float[Array, "B 2"]:
         filled = text.segment[:, 0] > 0

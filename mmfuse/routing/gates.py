@@ -11,6 +11,7 @@ References: straight through, Bengio et al. 2013, arXiv 1308.3432; binary concre
 1611.00712, and Jang et al. 2017, arXiv 1611.01144; hard concrete, Louizos et al. 2018, arXiv 1712.01312.
 """
 
+import dataclasses
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -53,6 +54,7 @@ def straight_through(decision: Bool[Array, "*B"], soft: Float[Array, "*B"]) -> F
     return decision.astype(soft.dtype) + (soft - jax.lax.stop_gradient(soft))
 
 
+@dataclasses.dataclass(frozen=True)
 class Threshold:
     """Open where σ(logit / temperature) > ½; the same with and without a key."""
 
@@ -60,6 +62,7 @@ class Threshold:
         return _decide(_there(logits, present) / temperature, present)
 
 
+@dataclasses.dataclass(frozen=True)
 class BinaryConcrete:
     """Open where σ((logit + noise) / temperature) > ½, with logistic noise: with probability σ(logit)."""
 
@@ -69,15 +72,16 @@ class BinaryConcrete:
         return _decide((logits + noise) / temperature, present)
 
 
+@dataclasses.dataclass(frozen=True)
 class HardConcrete:
     """z = clip(s · (high − low) + low, 0, 1), where s is binary concrete: shut, open, or open by a part.
 
-    `soft` is the probability that z > 0. The gradient is that of z: none where it is clipped.
+    `low` < 0 and `high` > 1 say how far s is stretched. `soft` is the probability that z > 0. The gradient is that of
+    z: none where it is clipped.
     """
 
-    def __init__(self, low: float = -0.1, high: float = 1.1):
-        """Args: `low` < 0 and `high` > 1, how far s is stretched."""
-        self.low, self.high = low, high
+    low: float = -0.1
+    high: float = 1.1
 
     def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
         logits = _there(logits, present)
@@ -88,15 +92,14 @@ class HardConcrete:
         return Gates(value > 0, value, jnp.where(present, soft, 0.0))
 
 
+@dataclasses.dataclass(frozen=True)
 class TopK:
     """The `number` likeliest of the modalities that are there, by a softmax over them; soft is their share of it.
 
     With a key, Gumbel noise draws them by their shares, without replacement: Kool et al. 2019, arXiv 1903.06059.
     """
 
-    def __init__(self, number: int):
-        """Args: `number` of modalities that are open, at most."""
-        self.number = number
+    number: int
 
     def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
         logits = _there(logits, present) / temperature

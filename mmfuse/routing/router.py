@@ -80,20 +80,27 @@ class Router(nnx.Module):
         self.gate, self.groups, self.ladder = gate, groups, tuple(ladder)
         self.capacity = tuple(capacity[name] for name in probes)
         total = sum(costs[name] for name in probes)
-        self.costs = {name: costs[name] / total for name in probes}
-        self.temperature, self.open_at_first = dict(temperature), open_at_first
+        self.shares = tuple(costs[name] / total for name in probes)
+        self.temperature = tuple(temperature[key] for key in ("start", "end", "steps"))
+        self.open_at_first = open_at_first
         self.reliability = nnx.Dict({name: Reliability(probe, hidden, rngs=rngs) for name, probe in probes.items()})
         number = len(probes)
         self.up = nnx.Linear(2 * number + 2, hidden, rngs=rngs)
         self.down = nnx.Linear(hidden, number, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
+    @property
+    def costs(self) -> dict[str, float]:
+        """The share of each modality's tower in the cost of all that are named."""
+        return dict(zip(self.modalities, self.shares))
+
     def __call__(self, batch: Batch, moment: Moment | None = None) -> dict[str, Gates]:
         """Gates (B) of each modality that the batch has; in evaluation, where there is no moment, none is drawn."""
         logits, present = self.logits(batch)
+        start, end, steps = self.temperature
         if moment is None:
-            gates = self._always_one(self.gate(logits, present, temperature=self.temperature["end"]), logits, present)
+            gates = self._always_one(self.gate(logits, present, temperature=end), logits, present)
         else:
-            temperature = anneal(moment.step, **self.temperature)
+            temperature = anneal(moment.step, start=start, end=end, steps=steps)
             gates = self.gate(logits, present, temperature=temperature, key=moment.key)
             gates = self._within_capacity(gates, present)
         return {

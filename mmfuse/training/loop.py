@@ -34,24 +34,29 @@ class Stopped(Exception):
     """The run was asked to stop; its state is saved."""
 
 
+class Program(NamedTuple):
+    """A compiled step, (state, batches) → (state, metrics), and its FLOPs on all devices."""
+
+    step: Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, Any]]]
+    flops: float
+
+
 class Run(NamedTuple):
     """What a run is made of.
 
     Attributes:
-      step: the compiled step, (state, batches) → (state, metrics).
+      program: number of a step → its program.
       streams: name → what gives step n's batch at index n.
       evaluate: state → named numbers.
-      flops: of one step on all devices.
       rows: examples of one step on all devices.
     """
 
-    step: Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, Any]]]
+    program: Callable[[int], Program]
     streams: Mapping[str, Sequence[Loaded]]
     evaluate: Callable[[TrainState], dict[str, float]]
     mesh: Mesh
     checkpointer: Checkpointer
     writer: MetricWriter
-    flops: float
     rows: int
 
 
@@ -96,7 +101,7 @@ def train(
             batches = {name: place(ready.batch, run.mesh) for name, ready in loaded.items()}
             tally = sum((ready.tally for ready in loaded.values()), tally)
             rejections.check(loaded.values(), tally)
-            state, metrics = run.step(state, batches)
+            state, metrics = run.program(step).step(state, batches)
             if logged is not None:
                 _log(run, clock, *logged, log_every)
             logged = step, metrics, tally
@@ -160,7 +165,7 @@ class _Clock:
         timing = {
             "seconds": seconds,
             "examples_per_second": self.run.rows / seconds,
-            "mfu": model_flops_utilization(self.run.flops, seconds, self.run.mesh.devices.flatten()),
+            "mfu": model_flops_utilization(self.run.program(step).flops, seconds, self.run.mesh.devices.flatten()),
             "wait_share": min(1.0, self.waited / (now - self.last)),
             "seconds_left": self.rate * (self.steps - step),
         }

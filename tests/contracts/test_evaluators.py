@@ -1,4 +1,4 @@
-"""Does every evaluator keep the contract of `evaluator.py`? A new one joins by one entry of `tests/small.py`."""
+"""Does every evaluator keep the contract of `evaluator.py`? A new one joins by one entry of `tests/small_routed.py`."""
 
 import json
 import math
@@ -13,9 +13,11 @@ from mmfuse.analysis.examples import show_examples
 from mmfuse.build_data import make_text_specs
 from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.experiment import Experiment
-from tests import small
+from tests import small, small_routed
 
-CONFIG = small.get_routed()
+CONFIG = small_routed.get_config()
+with CONFIG.unlocked():
+    CONFIG.evaluators.update(small.get_config().evaluators)
 NAMES = sorted(CONFIG.evaluators)
 
 

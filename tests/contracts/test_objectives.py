@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
-from mmfuse.build import CONTRASTIVE_LOSSES, OBJECTIVES
+from configs import parts
+from mmfuse.build import CONTRASTIVE_LOSSES, OBJECTIVES, make_model
 from mmfuse.objectives.objective import Objective
 from tests.mmfuse import conftest
 
-# fixtures: the small model and its batch
-model_config, model, batch = conftest.model_config, conftest.model, conftest.batch
+# fixtures: what the small model is made of, and its batch
+model_config, batch = conftest.model_config, conftest.batch
 
 PAIRS = (("image", "caption"), ("audio", "caption"))
 
@@ -24,8 +26,17 @@ MAKE = {
         for name, loss in CONTRASTIVE_LOSSES.items()
     },
     "generation": ("generation", {"chunk": 4}),
+    "expected_cost": ("expected_cost", {}),
 }
 ROLES = ("caption", "target")
+
+
+@pytest.fixture(scope="module")
+def model(model_config):
+    """The small model with a router, some of whose gates are shut."""
+    config = ConfigDict(model_config.to_dict())
+    config.model.router = parts.router({"image": 1.0, "audio": 1.0}, open_at_first=0.0, ladder=(1.0,))
+    return conftest._shake(nnx.jit(lambda: make_model(config, nnx.Rngs(0)))())
 
 
 @pytest.fixture(scope="module", params=sorted(MAKE))

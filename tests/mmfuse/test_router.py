@@ -45,7 +45,7 @@ def batch(batch):
 def make(model_config, **changes):
     config = ConfigDict(model_config.to_dict())
     capacity = dict.fromkeys(NAMES, 0.5)
-    config.model.router = parts.router(capacity, groups=2, open_at_first=0.0) | changes
+    config.model.router = parts.router(capacity, groups=2, open_at_first=0.0, ladder=(0.0, 0.5, 1.0)) | changes
     return conftest._shake(nnx.jit(lambda: make_model(config, nnx.Rngs(0)))())
 
 
