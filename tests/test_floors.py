@@ -16,6 +16,7 @@ FLOORS = {
     "mmfuse.stack": 2,
     "mmfuse.towers": 3,
     "mmfuse.fusion": 3,
+    "mmfuse.routing": 3,
     "mmfuse.models": 4,
     "mmfuse.objectives": 5,
     "mmfuse.training": 6,

@@ -1,0 +1,1 @@
+"""Which modalities take part, and what does it cost?"""
