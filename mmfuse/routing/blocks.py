@@ -1,0 +1,211 @@
+"""Which blocks of keys does a block of queries read?
+
+Queries and keys are cut into blocks. The score of a pair of blocks is a low-rank product of their means; each block of
+queries keeps the key blocks with the highest scores, and attention is computed on those alone, gathered: the number of
+pairs that are attended is fixed by a plan, and does not grow with the picture. Scoring does, linearly.
+
+    keys     ▒▒▒▒ ████ ▒▒▒▒ ▒▒▒▒ ████ ▒▒▒▒     queries 0…q−1 read the two key blocks that are dark,
+    gather        ████           ████           as if the mask hid the others
+
+The choice is learned straight through: the values of a kept block are multiplied by 1 + (score − sg(score)), which is
+exactly 1 and has the gradient of the score (sg: no gradient). What is not kept gets no gradient, nor does its score.
+
+Letters: I blocks of queries, J blocks of keys, O of them that each block of queries keeps.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int, Shaped
+
+from mmfuse.nn.attention import Attention, attend
+from mmfuse.nn.cache import KeyValue
+from mmfuse.nn.masks import Mask
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """Sizes of the blocks of queries and of keys, and how many blocks of keys each block of queries keeps."""
+
+    query_block: int
+    key_block: int
+    keep: int
+
+    def pairs(self, queries: int) -> int:
+        """How many pairs of a query and a key are attended, those that only fill up a block included."""
+        return math.ceil(queries / self.query_block) * self.query_block * self.keep * self.key_block
+
+
+class Route(NamedTuple):
+    """Which key blocks each block of queries keeps, in no order, and a factor of exactly 1 for the values of each."""
+
+    block: Int[Array, "B I O"]
+    gate: Float[Array, "B I O"]
+
+
+def plan_budget(queries: int, keys: int, *, budget: int = 1024, query_block: int = 8, keep: int = 4) -> BlockPlan:
+    """A plan under which at most `budget` pairs are attended for each example.
+
+    Args:
+      queries, keys: T and S.
+      budget: of pairs.
+      query_block: queries that decide together; less where there are fewer.
+      keep: key blocks that each of them reads, at most; more and smaller blocks look closer, and cost more scoring.
+
+    Raises:
+      ValueError: the budget has not one key for each query.
+    """
+    query_block = min(query_block, queries)
+    reads = budget // (math.ceil(queries / query_block) * query_block)
+    if reads < 1:
+        raise ValueError(
+            f"a budget of {budget} pairs has no key for each of {queries} queries: prune the queries first"
+        )
+    key_block = min(max(reads // keep, 1), keys)
+    return BlockPlan(query_block, key_block, min(keep, reads // key_block, math.ceil(keys / key_block)))
+
+
+class BlockRouter(nnx.Module):
+    """Scores of pairs of blocks: (W mean of queries) · (V mean of keys) / √rank, in float32."""
+
+    def __init__(self, width: int, memory_width: int, *, rank: int, rngs: nnx.Rngs):
+        """Args: of the queries' and the keys' tokens; of the product; draws the parameters."""
+        self.query = nnx.Linear(width, rank, use_bias=False, rngs=rngs)
+        self.key = nnx.Linear(memory_width, rank, use_bias=False, rngs=rngs)
+
+    def __call__(
+        self,
+        queries: Float[Array, "B T D"],
+        query_segment: Int[Array, "B T"],
+        keys: Float[Array, "B S E"],
+        key_segment: Int[Array, "B S"],
+        plan: BlockPlan,
+    ) -> Float[Array, "B I J"]:
+        query = self.query(_block_means(queries, query_segment, plan.query_block))
+        key = self.key(_block_means(keys, key_segment, plan.key_block))
+        return jnp.einsum("BIR,BJR->BIJ", query, key) * key.shape[-1] ** -0.5
+
+
+def choose_blocks(scores: Float[Array, "B I J"], key_segment: Int[Array, "B S"], plan: BlockPlan) -> Route:
+    """The blocks with the highest scores for each block of queries; of padding alone only for want of others."""
+    there = (_cut(key_segment, plan.key_block) > 0).any(axis=2)[:, None]
+    _, block = jax.lax.top_k(jnp.where(there, scores, -jnp.inf), plan.keep)
+    score = jnp.take_along_axis(scores, block, axis=2)
+    return Route(block, 1 + (score - jax.lax.stop_gradient(score)))
+
+
+def block_sparse_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Mask,
+    route: Route,
+    plan: BlockPlan,
+) -> Float[Array, "B T N H"]:
+    """`attend` under the mask, restricted to the blocks of the route; the others are not computed.
+
+    Args:
+      mask: with a `key_segment`, and without a bias.
+      route: of `choose_blocks`.
+      plan: sizes of the blocks.
+
+    Raises:
+      ValueError: such a mask is not supported.
+    """
+    memory = KeyValue(_gather(key, route, plan), _gate(_gather(value, route, plan), route, plan))
+    out, _ = attend(_rows(query, plan), *memory, _mask_of_rows(mask, *query.shape[:2], key.shape[1], route, plan))
+    return _joined(out, query)
+
+
+class BlockSparseAttention(nnx.Module):
+    """`Attention` and a router before it: keys and values are projected for the blocks that are kept, and for those
+    alone, once for each block of queries that keeps them. The attention is one that rotates nothing."""
+
+    def __init__(self, attention: Attention, router: BlockRouter, plan: BlockPlan):
+        self.attention, self.router, self.plan = attention, router, plan
+
+    def __call__(
+        self,
+        tokens: Float[Array, "B T D"],
+        query_segment: Int[Array, "B T"],
+        memory: Float[Array, "B S E"],
+        mask: Mask,
+    ) -> Float[Array, "B T D"]:
+        """What the tokens read from the memory. `query_segment` says which tokens are padding, and count in no mean;
+        whom the others may look at is the mask's to say (see `block_sparse_attention`)."""
+        plan, key_segment = self.plan, _key_segment(mask)
+        route = choose_blocks(self.router(tokens, query_segment, memory, key_segment, plan), key_segment, plan)
+        kept = self.attention.keys_values(_gather(memory, route, plan))
+        kept = kept._replace(value=_gate(kept.value, route, plan))
+        rows = _mask_of_rows(mask, *tokens.shape[:2], memory.shape[1], route, plan)
+        out, _ = self.attention(_rows(tokens, plan), kept, rows)
+        return _joined(out, tokens)
+
+
+def _cut(array: Shaped[Array, "B S ..."], size: int) -> Shaped[Array, "B J size ..."]:
+    """Blocks of that size; the last is filled up with zeros."""
+    padded = jnp.pad(array, ((0, 0), (0, -array.shape[1] % size)) + ((0, 0),) * (array.ndim - 2))
+    return padded.reshape(len(array), -1, size, *array.shape[2:])
+
+
+def _block_means(values, segment, size):
+    """The mean of each block's tokens that are not padding, in float32; zeros where there is none."""
+    there = _cut(segment, size) > 0
+    total = jnp.where(there[..., None], _cut(values, size).astype(jnp.float32), 0).sum(axis=2)
+    return total / jnp.maximum(there.sum(axis=2), 1).astype(jnp.float32)[..., None]
+
+
+def _rows(array, plan):
+    """(B T …) → (B·I q …): each block of queries is a row of its own."""
+    blocks = _cut(array, plan.query_block)
+    return blocks.reshape(-1, *blocks.shape[2:])
+
+
+def _joined(rows, like):
+    """Rows of blocks, laid behind one another again, without what filled up the last."""
+    return rows.reshape(len(like), -1, *rows.shape[2:])[:, : like.shape[1]]
+
+
+def _gather(array, route, plan):
+    """(B S …) → (B·I O·k …): what each block of queries keeps."""
+    kept = jax.vmap(lambda blocks, index: blocks[index])(_cut(array, plan.key_block), route.block)
+    return kept.reshape(-1, plan.keep * plan.key_block, *array.shape[2:])
+
+
+def _gate(value, route, plan):
+    gate = jnp.repeat(route.gate.reshape(-1, plan.keep), plan.key_block, axis=1)
+    return value * gate[..., None, None].astype(value.dtype)
+
+
+def _key_segment(mask):
+    if mask.key_segment is None or mask.bias is not None:
+        raise ValueError("block-sparse attention wants a mask that has key_segment, and no bias")
+    return mask.key_segment
+
+
+def _mask_of_rows(mask, batch, queries, keys, route, plan):
+    """The same mask for blocks of queries as rows and for the keys that each keeps."""
+
+    def of_queries(field):
+        return None if field is None else _rows(field, plan)
+
+    def of_keys(field):
+        return None if field is None else _gather(field, route, plan)
+
+    def index(field, length):
+        return jnp.broadcast_to(jnp.arange(length)[None], (batch, length)) if field is None else field
+
+    return mask.replace(
+        query_segment=of_queries(mask.query_segment),
+        key_segment=of_keys(_key_segment(mask)),
+        query_index=of_queries(index(mask.query_index, queries)),
+        key_index=of_keys(index(mask.key_index, keys)),
+        key_anchor=of_keys(mask.key_anchor),
+        query_modality=of_queries(mask.query_modality),
+        key_modality=of_keys(mask.key_modality),
+    )
