@@ -26,6 +26,8 @@ EXPERIMENTS = (  # config, what it is, what it reaches, page
         ),
         "quickstart.md",
     ),
+    ("scenes", "the same, longer and with sound: less than two hours", (), "quickstart.md"),
+    ("router", "which of three modalities are worth reading, decided for each example", (), "routing.md"),
     (
         "emoji",
         "names of emoji in eight languages, found in another artist's drawings, in half an hour",

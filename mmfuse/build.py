@@ -34,7 +34,7 @@ from mmfuse.nn.positions import LearnedPosition, ResizedPosition, SinCosPosition
 from mmfuse.objectives.contrastive import Contrastive, sigmoid_loss, softmax_loss
 from mmfuse.objectives.cost import count_flops
 from mmfuse.objectives.generation import Generation
-from mmfuse.objectives.routing import ExpectedCost
+from mmfuse.objectives.routing import ExpectedCost, balance, entropy_floor
 from mmfuse.routing.evidence import PROBES
 from mmfuse.routing.gates import BinaryConcrete, HardConcrete, Threshold
 from mmfuse.routing.router import Router
@@ -286,7 +286,13 @@ def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokeni
     return kind(stream, merge, mesh, workers=workers, **arguments)
 
 
-OBJECTIVES = {"contrastive": Contrastive, "generation": Generation, "expected_cost": ExpectedCost}
+OBJECTIVES = {
+    "contrastive": Contrastive,
+    "generation": Generation,
+    "expected_cost": ExpectedCost,
+    "balance": balance,
+    "entropy_floor": entropy_floor,
+}
 EVALUATORS = {
     "retrieval": Retrieval,
     "answering": Answering,

@@ -43,7 +43,7 @@ GIVEN = {
 NEEDS = {
     "generation": lambda objective: ("single", ("target",)),
     "contrastive": lambda objective: ("dual", sum(objective.between, ())),
-    "expected_cost": lambda objective: ("router", ()),
+    **dict.fromkeys(("expected_cost", "balance", "entropy_floor"), lambda objective: ("router", ())),
 }
 NEEDED = {"eos": "eos", "end": "eos", "attention": "heads"}  # by pools, of their towers
 SMALLEST_VOCABULARY = 3 + 256  # control tokens, and every byte

@@ -1,27 +1,31 @@
-"""What does it cost to look and to listen?
+"""What do the gates owe besides what they let through?
 
-The share of the dense cost that the gates are likely to spend on an example, Σ_m c_m p_m / Σ_m c_m: c_m the FLOPs of a
-modality's tower, p_m the probability that its gate is open. Its gradient shuts gates, those of dear towers first.
+    expected_cost   the share of the dense FLOPs that an example is likely to spend on its towers: shuts gates, the dear
+                    ones first
+    balance         how unevenly the modalities are used
+    entropy_floor   how far the gates of a modality are from deciding at all: neither always open nor always shut
+
+Each is an objective of its own, with a coefficient. The mathematics is in `nn/losses/routing.py`.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import entr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mmfuse.models.memory import Memory, present
 from mmfuse.models.multimodal import Multimodal
+from mmfuse.nn.losses import routing as losses
 from mmfuse.objectives.objective import Terms
 from mmfuse.types import Batch
 
 
-def _entropy(probability: Float[Array, "B"]) -> Float[Array, "B"]:
-    """Of yes or no, in bits."""
-    return (entr(probability) + entr(1 - probability)) / jnp.log(2.0)
-
-
 class ExpectedCost:
-    """Of the towers that a router decides about."""
+    """Of the towers that a router decides about. Its metrics say, for each modality, how often its gate is `open`, how
+    likely it is to be (`soft`), and how unsure of it (`entropy`, bits), over the examples that have it."""
 
     per_example = True
 
@@ -30,14 +34,52 @@ class ExpectedCost:
         return batch.valid.astype(jnp.float32)
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
-        weight, metrics = self.weight(batch), {}
-        value = jnp.zeros_like(weight)
-        for name, gates in memory.gates.items():
-            value += model.router.costs[name] * gates.soft
-            there = present(batch, name).any(axis=1).astype(jnp.float32)
+        (soft, existing), metrics = _columns(memory, batch), {}
+        costs = jnp.array([model.router.costs[name] for name in memory.gates])
+        for (name, gates), there in zip(memory.gates.items(), existing.T.astype(jnp.float32)):
             metrics |= {
                 f"open/{name}": (gates.open.astype(jnp.float32), there),
                 f"soft/{name}": (gates.soft, there),
                 f"entropy/{name}": (_entropy(gates.soft), there),
             }
-        return Terms(value, weight, metrics)
+        return Terms(losses.expected_cost(soft, costs), self.weight(batch), metrics)
+
+
+class GateLoss:
+    """A loss of all gates together: the same value for each example."""
+
+    per_example = False
+
+    def __init__(self, loss: Callable[[Float[Array, "B M"], Bool[Array, "B M"]], Float[Array, ""]]):
+        """Args: `loss` of how likely each gate is to be open, and where there is one."""
+        self.loss = loss
+
+    def weight(self, batch: Batch) -> Float[Array, "B"]:
+        """1 of every example."""
+        return batch.valid.astype(jnp.float32)
+
+    def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
+        weight = self.weight(batch)
+        value = self.loss(*_columns(memory, batch)) * weight
+        return Terms(value, weight, {"value": (value, weight)})
+
+
+def balance() -> GateLoss:
+    """How unevenly the modalities are used."""
+    return GateLoss(losses.balance_loss)
+
+
+def entropy_floor(floor: float) -> GateLoss:
+    """What the entropy of each modality's open share lacks to a floor, in bits."""
+    return GateLoss(partial(losses.entropy_floor, floor=floor))
+
+
+def _columns(memory, batch):
+    """How likely each gate is to be open, and where there is one, both (B M)."""
+    there = [present(batch, name).any(axis=1) for name in memory.gates]
+    return jnp.stack([gates.soft for gates in memory.gates.values()], axis=1), jnp.stack(there, axis=1)
+
+
+def _entropy(probability: Float[Array, "B"]) -> Float[Array, "B"]:
+    """Of yes or no, in bits."""
+    return (entr(probability) + entr(1 - probability)) / jnp.log(2.0)

@@ -26,6 +26,7 @@ from jaxtyping import Float, Int, Shaped
 from mmfuse.nn.attention import Attention, attend
 from mmfuse.nn.cache import KeyValue
 from mmfuse.nn.masks import Mask
+from mmfuse.routing.gates import straight_through
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def choose_blocks(scores: Float[Array, "B I J"], key_segment: Int[Array, "B S"],
     """The blocks with the highest scores for each block of queries; of padding alone only for want of others."""
     there = (_cut(key_segment, plan.key_block) > 0).any(axis=2)[:, None]
     _, block = jax.lax.top_k(jnp.where(there, scores, -jnp.inf), plan.keep)
-    score = jnp.take_along_axis(scores, block, axis=2)
-    return Route(block, 1 + (score - jax.lax.stop_gradient(score)))
+    gate = straight_through(jnp.ones(block.shape, bool), jnp.take_along_axis(scores, block, axis=2))
+    return Route(block, gate)
 
 
 def block_sparse_attention(

@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float
 
+from mmfuse.routing.gates import straight_through
 from mmfuse.types import Tokens
 
 # What `match_evidence` gives, in this order. Rows are tokens of the first modality, columns of the second.
@@ -126,8 +127,7 @@ class MatchHead(nnx.Module):
 
 def suppress(mismatch: Float[Array, "*B"], threshold: float) -> Float[Array, "*B"]:
     """A factor for the gate of a pair: exactly 0 where p(mismatch) > threshold, else 1, with the gradient of 1 − p."""
-    allowed = (mismatch <= threshold).astype(mismatch.dtype)
-    return allowed + (jax.lax.stop_gradient(mismatch) - mismatch)
+    return straight_through(mismatch <= threshold, 1 - mismatch)
 
 
 def _side(cosine, pairs, there, temperature):

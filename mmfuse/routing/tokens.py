@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float
 
+from mmfuse.routing.gates import straight_through
 from mmfuse.types import Tokens
 
 
@@ -76,8 +77,7 @@ def _keep_best(tokens: Tokens, scores: Float[Array, "B S"], protected: Bool[Arra
     # In order, and where padding was taken for want of tokens, behind them.
     place = jnp.sort(jnp.where(jnp.take_along_axis(valid, best, axis=1), best, length), axis=1)
     filled, place = place < length, jnp.minimum(place, length - 1)
-    score = jnp.where(filled, jnp.take_along_axis(scores, place, axis=1), 0)
-    gate = 1 + (score - jax.lax.stop_gradient(score))
+    gate = straight_through(filled, jnp.where(filled, jnp.take_along_axis(scores, place, axis=1), 0))
 
     def take(array):
         apart = (...,) + (None,) * (array.ndim - 2)

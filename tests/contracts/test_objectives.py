@@ -27,6 +27,8 @@ MAKE = {
     },
     "generation": ("generation", {"chunk": 4}),
     "expected_cost": ("expected_cost", {}),
+    "balance": ("balance", {}),
+    "entropy_floor": ("entropy_floor", {"floor": 1.0}),
 }
 ROLES = ("caption", "target")
 

@@ -96,11 +96,13 @@ def test_gradients_reach_what_is_kept_and_are_exactly_zero_elsewhere(choose, kee
     assert (np.asarray(to_scores)[expected_scores == 0] == 0).all()
 
 
-def test_what_is_kept_is_what_it_was_in_bfloat16():
-    half = TOKENS._replace(values=TOKENS.values.astype(jnp.bfloat16))
-    kept = saliency_topk(half, SCORES, S)
-    assert kept.values.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(kept.values[0], half.values[0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e9])
+def test_what_is_kept_is_exactly_what_it_was_whatever_the_scores(dtype, scale):
+    tokens = TOKENS._replace(values=TOKENS.values.astype(dtype))
+    kept = saliency_topk(tokens, scale * SCORES, S)
+    assert kept.values.dtype == dtype
+    np.testing.assert_array_equal(kept.values[0], tokens.values[0])
 
 
 def test_learned_saliency_is_linear(shake):

@@ -2,7 +2,7 @@
 
 To tell pairs that do not match, to cost little, to use all modalities, and to go on deciding instead of being always
 open or always shut. `soft[b, m]` is the probability that the gate of modality m is open in example b; what is absent
-does not count. All losses are float32 scalars, 0 where nothing counts, with gradients that are finite everywhere.
+does not count. All losses are float32, 0 where nothing counts, with gradients that are finite everywhere.
 """
 
 import jax
@@ -23,19 +23,17 @@ def mismatch_loss(logits: Float[Array, "B"], swapped: Bool[Array, "B"], weight: 
     return _weighted_mean(jax.nn.softplus(jnp.where(swapped, -logits, logits)), weight)
 
 
-def expected_cost(soft: Float[Array, "B M"], costs: Float[Array, "M"], weight: Float[Array, "B"]) -> Float[Array, ""]:
-    """Which share of the dense cost the gates are expected to spend, in [0, 1].
+def expected_cost(soft: Float[Array, "B M"], costs: Float[Array, "M"]) -> Float[Array, "B"]:
+    """Which share of the dense cost the gates of each example are expected to spend, in [0, 1].
 
-        Σ_b w_b Σ_m soft_bm c_m / (Σ_b w_b · Σ_m c_m)
+        Σ_m soft_bm c_m / Σ_m c_m
 
     Args:
       soft: probability that each is open; 0 where absent.
       costs: of each modality for one example, in any unit, such as the FLOPs of its tower.
-      weight: of each example; 0 for holes.
     """
     share = costs.astype(jnp.float32) / costs.sum(dtype=jnp.float32)
-    soft = jnp.where(weight[:, None] > 0, soft.astype(jnp.float32), 0)
-    return _weighted_mean((soft * share[None]).sum(axis=1), weight)
+    return (soft.astype(jnp.float32) * share[None]).sum(axis=1)
 
 
 def balance_loss(soft: Float[Array, "B M"], present: Bool[Array, "B M"]) -> Float[Array, ""]:
