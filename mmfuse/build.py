@@ -14,7 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from input_pipeline.names import require_known
-from input_pipeline.tokenizers import Tokenizer
+from input_pipeline.tokenizers import CaptionTokenizer
 from mmfuse.evaluators.answering import Answering
 from mmfuse.evaluators.captioning import Captioning
 from mmfuse.evaluators.classification import Classification
@@ -238,9 +238,11 @@ def _objective(config):
     return lookup(OBJECTIVES, config.kind, "kind of objective")(**arguments)
 
 
-def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokenizer, workers: int, **own) -> Evaluator:
+def make_evaluator(
+    config: ConfigDict, stream, merge, mesh, *, tokenizer: CaptionTokenizer, workers: int, **own
+) -> Evaluator:
     """An evaluator over a finite stream; `merge` makes a model of a state; `own` goes to this kind alone."""
-    others = ("kind", "source", "stream", "called", "question_only")
+    others = ("kind", "source", "stream", "called", "question_only", "optional")
     arguments = own | {key: value for key, value in config.items() if key not in others}
     kind = lookup(EVALUATORS, config.kind, "evaluator")
     if issubclass(kind, Writing | Classification):
