@@ -58,14 +58,14 @@ def validate(config: ConfigDict, *, shards: int) -> None:
         with _reading(f"streams.{name}"):
             _check_mixture(f"streams.{name}", stream, config.sources)
             _check_rows(f"streams.{name}", stream.rows, shards * stream.accumulate, shards)
-            _check_shapes(f"streams.{name}", stream, config.model)
+            _check_shapes(f"streams.{name}", stream, config)
             _check_objectives(f"streams.{name}", stream, config)
     for name, evaluator in evaluators:
         with _reading(f"evaluators.{name}"):
             build.lookup(build.EVALUATORS, evaluator.kind, "evaluator")
             build.lookup(build_data.SOURCES, evaluator.source.kind, "source")
             _check_rows(f"evaluators.{name}.stream", evaluator.stream.rows, shards, shards)
-            _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config.model)
+            _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config)
             make_decoding(dict(evaluator.get("decoding", {})))
             if "question_only" in evaluator:
                 _require(evaluator.kind == "answering", f"evaluators.{name}.question_only: only 'answering' has it.")
@@ -110,7 +110,7 @@ def _check_numbers(config):
                 _require(not POSITIVE.search(name), f"{name} is {leaf!r}: write a number above 0.")
     vocabulary = config.tokenizer.vocabulary
     _require(
-        vocabulary >= SMALLEST_VOCABULARY,
+        vocabulary >= SMALLEST_VOCABULARY or "folder" in config.tokenizer,
         f"tokenizer.vocabulary is {vocabulary}: every byte and the control tokens need {SMALLEST_VOCABULARY}.",
     )
 
@@ -192,7 +192,11 @@ def _check_rows(name, rows, parts, shards):
     )
 
 
-def _check_shapes(name, stream, model):
+def _check_shapes(name, stream, config):
+    model, resizing = config.model, build_data.make_resizing(stream)
+    if resizing is not None:
+        extent, wanted = resizing.extent, tuple(stream.signals.image)
+        _require(extent == wanted, f"{name}.resize makes pictures of {extent}, and signals.image is {wanted}.")
     for signal, shape in stream.signals.items():
         tower = build.lookup(model.towers, signal, f"tower for a signal of {name}:")
         wanted = tuple(tower.image) if "image" in tower else (tower.samples,)
@@ -204,6 +208,10 @@ def _check_shapes(name, stream, model):
         check_spec(role, spec)
         reader = "single" if role in ("prompt", "target") else "text"
         part = model.get("single") if reader == "single" else model.towers.get("text")
+        _require(
+            reader == "text" or "folder" not in config.tokenizer,
+            f"{name}.text.{role} is for a decoder, which writes in our own ids: it cannot have tokenizer.folder.",
+        )
         _require(part is not None, f"{name}.text.{role} is read by '{reader}', which the model does not have.")
         _require(
             spec.length <= part.length,
