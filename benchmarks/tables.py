@@ -45,6 +45,8 @@ EXPERIMENTS = (  # config, what it is, what it reaches, page
     ),
     ("clip", "CLIP as published: `:b32`, `:b16`, `:l14`", (), "weights.md"),
     ("siglip", "SigLIP as published: `:b16`, `:l16`, `:so400m`", (), "weights.md"),
+    ("zero_shot", "a released CLIP or SigLIP as it is: `:FOLDER`", (), "weights.md"),
+    ("finetune", "a released CLIP or SigLIP learns from a person's tars: `:FOLDER`", (), "weights.md"),
     ("own_data", "towers for every modality that a person's tars have, in the minutes there are", (), "own_data.md"),
 )
 TINY = (

@@ -158,7 +158,15 @@ def matching(*, image: tuple[int, int], length: int, loss: str, augment: dict) -
 
 
 def retrieval(
-    source: dict, *, signals: dict, caption: dict, between: tuple, examples: int, rows: int = 64, chunk: int = 256
+    source: dict,
+    *,
+    signals: dict,
+    caption: dict,
+    between: tuple,
+    examples: int,
+    rows: int = 64,
+    chunk: int = 256,
+    optional: bool = False,
 ) -> dict:
     """Counterparts that are looked for among so many examples."""
     return {
@@ -168,6 +176,7 @@ def retrieval(
         "between": between,  # pairs of names; both ways
         "at": (1, 5, 10),  # K of recall@K
         "chunk": chunk,  # queries whose scores are in memory at once
+        **({"optional": True} if optional else {}),  # left out where no shards are named
     }
 
 

@@ -18,27 +18,32 @@ from grain.experimental import index_shuffle
 from input_pipeline import texts
 from input_pipeline.collate import Fitted, Loaded, Row, collate
 from input_pipeline.sources.contract import Source
-from input_pipeline.tokenizers import Tokenizer
+from input_pipeline.tokenizers import CaptionTokenizer
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.audio import decode_audio, fit_audio
 from input_pipeline.transforms.augment_audio import make_audio_change
 from input_pipeline.transforms.augment_image import make_image_changes
 from input_pipeline.transforms.image import decode_image, resize_image
+from input_pipeline.transforms.resizing import Resizing
 from mmfuse.types import AUDIO_RATE, ConfigError, Example, Rejected
 
 Fit = Callable[[Any, tuple[int, ...], np.random.Generator], Fitted]
 
 
-def image_fit(augment: Mapping[str, Any]) -> Fit:
-    """What decodes an image if need be, resizes it to (height, width), and changes it as `augment` says."""
+def image_fit(augment: Mapping[str, Any], resizing: Resizing | None = None) -> Fit:
+    """What decodes an image if need be, resizes it to (height, width), and changes it as `augment` says.
+
+    `resizing` is whose way of resizing it is; None: our own.
+    """
     changes = make_image_changes(augment)
 
     def fit(value, shape, rng):
         if isinstance(value, bytes):
-            value = decode_image(value, at_least=None if changes.crop else (shape[0], shape[1]))
+            value = decode_image(value, at_least=None if changes.crop or resizing else (shape[0], shape[1]))
         if changes.crop:
             value = changes.crop(value, rng)
-        return Fitted(changes.rest(resize_image(value, *shape), rng), shape)
+        resized = resizing(value) if resizing else resize_image(value, *shape)
+        return Fitted(changes.rest(resized, rng), shape)
 
     return fit
 
@@ -67,10 +72,12 @@ class Recipe:
         self,
         signals: Mapping[str, tuple[int, ...]],
         text: Mapping[str, texts.TextSpec],
-        tokenizer: Tokenizer,
+        tokenizer: CaptionTokenizer,
         augment: Mapping[str, Mapping[str, Any]] = {},  # read, never written
+        resizing: Resizing | None = None,
     ):
-        """Args: raw shape of each signal's bucket; what each role holds; the tokenizer; how each signal is changed.
+        """Args: raw shape of each signal's bucket; what each role holds; the tokenizer; how each signal is changed, and
+        images are resized.
 
         Raises:
           ConfigError: a signal, role, kind of text or change that is not there.
@@ -82,6 +89,8 @@ class Recipe:
             texts.check_spec(role, spec)
         self.signals, self.text, self.tokenizer = signals, text, tokenizer
         self.fits = {name: FITS[name](augment.get(name, {})) for name in signals}
+        if resizing and "image" in signals:
+            self.fits["image"] = image_fit(augment.get("image", {}), resizing)
 
     def prepare(self, record: tuple[str, int, int, Example | Rejected], rng: np.random.Generator) -> Row:
         """Decodes, fits and tokenizes; whatever is wrong with the record becomes the row's reason."""

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from input_pipeline.names import require_known
-from input_pipeline.tokenizers import Tokenizer
+from input_pipeline.tokenizers import CaptionTokenizer, Tokenizer
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.text import clean_text
 from mmfuse.types import BOS, EOS, Caption, ConfigError, Example, Question
@@ -153,17 +153,18 @@ def prompt_of(piece: Piece) -> str:
     return "" if piece.language == "en" else f"{piece.language}:"
 
 
-def encode(piece: Piece, role: str, length: int, tokenizer: Tokenizer) -> Encoded:
+def encode(piece: Piece, role: str, length: int, tokenizer: CaptionTokenizer) -> Encoded:
     """The token sequence of a role, cut to `length`.
 
-    A caption that is cut keeps its EOS, as CLIP's do; an answer that is cut does not, since it has not ended.
+    A caption that is cut keeps its EOS, as CLIP's do; an answer that is cut does not, since it has not ended. The
+    tokenizer of a released model fills the whole length: such models were trained to read their padding.
 
     Raises:
       BadRecord: a text that cannot be used, or a prompt that leaves no room for an answer.
     """
     if role in ("source", "caption"):
-        ids = tokenizer.encode(clean_text(piece.text))[: length - 2]
-        return _sequence([BOS, *ids, EOS], answered=0)
+        return _sequence(tokenizer.encode_whole(clean_text(piece.text), length), answered=0)
+    assert isinstance(tokenizer, Tokenizer), "validated: what is written is in our own ids"
     prompt = prompt_of(piece)
     start = [*tokenizer.encode(clean_text(prompt)), BOS] if prompt else [BOS]
     if len(start) >= length:

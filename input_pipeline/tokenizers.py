@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import tokenizers
@@ -35,17 +36,39 @@ FILE = "tokenizer.json"
 HASH_FILE = FILE + ".sha256"  # as `sha256sum --check` reads it
 
 
+@runtime_checkable
+class CaptionTokenizer(Protocol):
+    """What streams of captions need of a tokenizer, ours or a released model's.
+
+    Attributes:
+      vocab_size: the number of ids.
+      sha256: equal hashes mean equal ids.
+    """
+
+    vocab_size: int
+    sha256: str
+
+    def encode_whole(self, text: str, length: int) -> list[int]:
+        """Returns the ids of a text with its begin and end, cut to `length`."""
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Writes it into a folder."""
+        ...
+
+
 class Tokenizer:
     """A trained byte-level BPE.
 
     Attributes:
       vocab_size: the number of ids, with the three of control.
       sha256: of the file that `save` writes: equal hashes mean equal ids.
+      definition: what that file holds.
     """
 
     def __init__(self, definition: str):
         self._bpe = tokenizers.Tokenizer.from_str(definition)
-        self._definition = definition
+        self.definition = definition
         self.vocab_size = CONTROLS + self._bpe.get_vocab_size()
         self.sha256 = hashlib.sha256(definition.encode()).hexdigest()
 
@@ -55,6 +78,10 @@ class Tokenizer:
             raise BadRecord("lone surrogate")
         return [id + CONTROLS for id in self._bpe.encode(text).ids]
 
+    def encode_whole(self, text: str, length: int) -> list[int]:
+        """Returns BOS, the ids of a text, and EOS, at most `length` of them. BadRecord as `encode`."""
+        return [BOS, *self.encode(text)[: length - 2], EOS]
+
     def decode(self, ids: Sequence[int] | Int[np.ndarray, "t"]) -> str:
         """Returns the text of ids; control ids and ids beyond the vocabulary are left out, broken UTF-8 becomes �."""
         return self._bpe.decode([int(id) - CONTROLS for id in ids if id >= CONTROLS], skip_special_tokens=False)
@@ -62,7 +89,7 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Writes `tokenizer.json` and its hash into a folder."""
         os.makedirs(folder, exist_ok=True)
-        _write(Path(folder, FILE), self._definition)
+        _write(Path(folder, FILE), self.definition)
         _write(Path(folder, HASH_FILE), f"{self.sha256}  {FILE}\n")
 
     @classmethod

@@ -83,8 +83,9 @@ def ask(experiment: Experiment, files: Mapping[str, str], prompt: str | None, de
       DataError: a file or prompt that cannot be used.
     """
     check_claimed(experiment.workdir, experiment.config)
-    wish = understand(experiment.config, files, prompt)
-    loaded = load_example(wish, files, experiment.tokenizer, rows=batch_shards(experiment.mesh))
+    wish, tokenizer = understand(experiment.config, files, prompt), experiment.tokenizer
+    assert isinstance(tokenizer, Tokenizer), "validated: what is written is in our own ids"
+    loaded = load_example(wish, files, tokenizer, rows=batch_shards(experiment.mesh))
     tokens = wish.spec.length - int(loaded.batch.text["prompt"].segment[0, 0].sum())
     state = experiment.restore()
 
@@ -95,7 +96,7 @@ def ask(experiment: Experiment, files: Mapping[str, str], prompt: str | None, de
 
     program = jax.jit(write, out_shardings=replicated(experiment.mesh))
     written = program(state, place(loaded.batch, experiment.mesh))
-    return in_words(*(np.asarray(array)[0, 0] for array in written), experiment.tokenizer)
+    return in_words(*(np.asarray(array)[0, 0] for array in written), tokenizer)
 
 
 def understand(config: ConfigDict, files: Mapping[str, str], prompt: str | None) -> Wish:

@@ -1,8 +1,8 @@
 """Which class does a name in a config stand for?
 
-The one table of what learns and what measures; sources have theirs in `build_data.py`. A new part is its file, its
-test, and one row here. Every `make_…` function reads one room of the config and hands the parts that it makes to the
-parts that need them.
+The table of what a model is made of; objectives and evaluators have theirs in `build_goals.py`, sources in
+`build_data.py`. A new part is its file, its test, and one row here. Every function reads one room of the config and
+hands the parts that it makes to the parts that need them.
 """
 
 import math
@@ -15,14 +15,6 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from input_pipeline.names import require_known
-from input_pipeline.tokenizers import Tokenizer
-from mmfuse.evaluators.answering import Answering
-from mmfuse.evaluators.captioning import Captioning
-from mmfuse.evaluators.classification import Classification
-from mmfuse.evaluators.evaluator import Evaluator
-from mmfuse.evaluators.gating import Gating
-from mmfuse.evaluators.retrieval import Retrieval
-from mmfuse.evaluators.writing import Writing
 from mmfuse.fusion.gated_cross_attention import GatedCrossBlock
 from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.multimodal import Multimodal
@@ -31,10 +23,7 @@ from mmfuse.nn.attention import Attention
 from mmfuse.nn.mlp import ACTIVATIONS, Mlp
 from mmfuse.nn.norms import InstanceNorm, LayerNorm, RMSNorm
 from mmfuse.nn.positions import LearnedPosition, ResizedPosition, SinCosPosition
-from mmfuse.objectives.contrastive import Contrastive, sigmoid_loss, softmax_loss
 from mmfuse.objectives.cost import count_flops
-from mmfuse.objectives.generation import Generation
-from mmfuse.objectives.routing import ExpectedCost, balance, entropy_floor
 from mmfuse.routing.evidence import PROBES
 from mmfuse.routing.gates import BinaryConcrete, HardConcrete, Threshold
 from mmfuse.routing.router import Router
@@ -55,12 +44,10 @@ from mmfuse.towers.pooling import (
 )
 from mmfuse.towers.text import TextTower
 from mmfuse.towers.vit import ViT
-from mmfuse.training.step import StreamObjectives
 from mmfuse.types import ConfigError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
-CONTRASTIVE_LOSSES = {"info_nce": softmax_loss, "sigmoid": sigmoid_loss}
 
 
 def lookup(table: Mapping[str, Any] | ConfigDict, name: str, what: str) -> Any:
@@ -248,55 +235,3 @@ def _single(config, widths, vocabulary, dtype, rngs):
     stack = _stack(config, dtype, rngs, cross_every=config.cross_every)
     position = _position(config, (config.length,), rngs)
     return SingleTower(config.width, stack, memories, vocabulary=vocabulary, position=position, dtype=dtype, rngs=rngs)
-
-
-# --- objectives and evaluators ----------------------------------------------------------------------------------------
-
-
-def make_objectives(config: ConfigDict) -> dict[str, StreamObjectives]:
-    """What each stream is for."""
-    return {
-        name: StreamObjectives(
-            {
-                objective: (_objective(lookup(config.objectives, objective, "objective")), coefficient)
-                for objective, coefficient in stream.objectives.items()
-            },
-            stream.accumulate,
-        )
-        for name, stream in config.streams.items()
-    }
-
-
-def _objective(config):
-    arguments = {key: value for key, value in config.items() if key != "kind"}
-    if "loss" in arguments:
-        arguments["loss"] = lookup(CONTRASTIVE_LOSSES, arguments["loss"], "contrastive loss")
-    return lookup(OBJECTIVES, config.kind, "kind of objective")(**arguments)
-
-
-def make_evaluator(config: ConfigDict, stream, merge, mesh, *, tokenizer: Tokenizer, workers: int, **own) -> Evaluator:
-    """An evaluator over a finite stream; `merge` makes a model of a state; `own` goes to this kind alone."""
-    others = ("kind", "source", "stream", "called", "question_only")
-    arguments = own | {key: value for key, value in config.items() if key not in others}
-    kind = lookup(EVALUATORS, config.kind, "evaluator")
-    if issubclass(kind, Writing | Classification):
-        arguments["tokenizer"] = tokenizer
-    if issubclass(kind, Writing):
-        arguments["decoding"] = dict(config.get("decoding", {}))
-    return kind(stream, merge, mesh, workers=workers, **arguments)
-
-
-OBJECTIVES = {
-    "contrastive": Contrastive,
-    "generation": Generation,
-    "expected_cost": ExpectedCost,
-    "balance": balance,
-    "entropy_floor": entropy_floor,
-}
-EVALUATORS = {
-    "retrieval": Retrieval,
-    "answering": Answering,
-    "captioning": Captioning,
-    "classification": Classification,
-    "gating": Gating,
-}

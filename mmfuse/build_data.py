@@ -18,7 +18,8 @@ from input_pipeline.sources.tfds import Tfds
 from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.streams import Recipe
 from input_pipeline.texts import TextSpec
-from input_pipeline.tokenizers import Tokenizer
+from input_pipeline.tokenizers import CaptionTokenizer
+from input_pipeline.transforms.resizing import Resizing
 from mmfuse.build import lookup
 from mmfuse.types import Example, Question
 
@@ -54,7 +55,14 @@ def make_text_specs(config: ConfigDict) -> dict[str, TextSpec]:
     return {role: TextSpec(**spec) for role, spec in config.text.items()}
 
 
-def make_recipe(config: ConfigDict, tokenizer: Tokenizer) -> Recipe:
+def make_resizing(config: ConfigDict) -> Resizing | None:
+    """Whose way of resizing the pictures of a stream are resized in; None: our own."""
+    for key in config.get("resize", {}):
+        lookup(Resizing.__annotations__, key, "setting of resize")
+    return Resizing(**config.resize) if "resize" in config else None
+
+
+def make_recipe(config: ConfigDict, tokenizer: CaptionTokenizer) -> Recipe:
     """How a stream's examples become rows."""
     augment = config.augment.to_dict() if "augment" in config else {}
-    return Recipe(dict(config.signals), make_text_specs(config), tokenizer, augment)
+    return Recipe(dict(config.signals), make_text_specs(config), tokenizer, augment, make_resizing(config))

@@ -6,7 +6,7 @@ that has a name, on other data or under other conditions, has its own: `summary-
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from input_pipeline.sources.contract import Source
 from input_pipeline.streams import evaluation_stream
-from input_pipeline.tokenizers import Tokenizer
-from mmfuse import build, build_data
+from input_pipeline.tokenizers import CaptionTokenizer
+from mmfuse import build_data, build_goals
 from mmfuse.analysis.examples import show_examples
 from mmfuse.analysis.record import named, time_spent, write_examples
 from mmfuse.analysis.report import report_path, write_report
@@ -37,7 +37,7 @@ class Evaluation:
         self,
         config: ConfigDict,
         workdir: Path,
-        tokenizer: Tokenizer,
+        tokenizer: CaptionTokenizer,
         merge: Callable[[TrainState], Multimodal],
         mesh: Mesh,
     ):
@@ -61,7 +61,7 @@ class Evaluation:
             own = {"tokenizer": self.tokenizer, "workers": self.config.loader.workers}
             if "question_only" in config:
                 own["question_only"] = self._question_only(config.question_only)
-            made[name] = build.make_evaluator(config, stream, self.merge, self.mesh, **own)
+            made[name] = build_goals.make_evaluator(config, stream, self.merge, self.mesh, **own)
         return made
 
     def _question_only(self, config):
@@ -90,9 +90,9 @@ class Evaluation:
                 (folder / f"{part}.json").write_text(json.dumps(evaluator.results, indent=1))
         return numbers | {"rejected/total": float(len(rejected))}
 
-    def summarize(self, numbers: dict[str, float], name: str = "") -> None:
+    def summarize(self, numbers: Mapping[str, float | int], name: str = "") -> None:
         """Writes `summary.json`; beside the numbers of a run's own evaluation stands the time that its steps took."""
-        numbers = numbers if name else numbers | time_spent(self.workdir)
+        numbers = {**numbers, **({} if name else time_spent(self.workdir))}
         text, path = json.dumps(numbers, indent=2), self.workdir / named("summary", name, ".json")
         if jax.process_index() == 0:
             path.write_text(text + "\n")

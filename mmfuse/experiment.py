@@ -15,12 +15,13 @@ from functools import cached_property
 from pathlib import Path
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from input_pipeline.collate import collate
 from input_pipeline.streams import training_stream
-from input_pipeline.tokenizers import Tokenizer, source_texts, train_tokenizer
-from mmfuse import build, build_data
+from input_pipeline.tokenizers import CaptionTokenizer, Tokenizer, source_texts, train_tokenizer
+from mmfuse import build, build_data, build_goals
 from mmfuse.analysis.report import report_path
 from mmfuse.describe import describe_batches, describe_cost, describe_state
 from mmfuse.evaluation import Evaluation
@@ -29,12 +30,15 @@ from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.loop import Program, Run, train
 from mmfuse.training.metrics import MetricWriter
 from mmfuse.training.optimizer import make_optimizer
+from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, replicated
 from mmfuse.training.state import StateMaker, TrainState
 from mmfuse.training.step import check_pieces, make_step
-from mmfuse.training.workdir import check_claimed, claim
-from mmfuse.types import CheckpointError
+from mmfuse.training.workdir import FREE, MEASURED_ON, check_claimed, claim
+from mmfuse.types import CheckpointError, ConfigError
 from mmfuse.validate import validate
+from mmfuse.weights.pretrained import load_weights, weight_hashes
+from mmfuse.weights.tokenizer import ReleasedTokenizer
 
 LOGGER = logging.getLogger(__name__)
 TOKENIZER = "tokenizer"  # a folder of the workdir
@@ -56,21 +60,24 @@ class Experiment:
         self.config, self.workdir = config, Path(workdir)
         self.mesh = make_mesh(**config.mesh)
         validate(config, shards=batch_shards(self.mesh))
-        self.objectives = build.make_objectives(config)
+        self.objectives = build_goals.make_objectives(config)
         for name, stream in self.objectives.items():
             check_pieces(name, stream)
         self.maker = StateMaker(
             lambda rngs: build.make_model(config, rngs),
-            lambda params: make_optimizer(config.optimizer, params, config.train.steps),
+            lambda params: _optimizer(config, params),
             frozen=config.optimizer.frozen,
             sharding=config.sharding,
             mesh=self.mesh,
         )
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The workdir's tokenizer; the first start learns it from the sources' texts."""
+    def tokenizer(self) -> CaptionTokenizer:
+        """The workdir's tokenizer; the first start takes that of a folder, or learns it from the sources' texts."""
         folder = self.workdir / TOKENIZER
+        if "folder" in self.config.tokenizer:
+            there = folder if folder.exists() else self.config.tokenizer.folder
+            return ReleasedTokenizer(there, most=self.config.tokenizer.vocabulary)
         if folder.exists():
             return Tokenizer.load(folder)
         sources = [build_data.make_source(source, ()) for source in self.config.sources.values()]
@@ -136,12 +143,22 @@ class Experiment:
         """What the run measures."""
         return Evaluation(self.config, self.workdir, self.tokenizer, self.maker.merge, self.mesh)
 
+    def begin(self) -> TrainState:
+        """The state before the first step: drawn, or with the parameters of the folder that `config.weights` names."""
+        if "weights" not in self.config:
+            return self.maker.create(self.config.seed)
+        places = named_leaves(self.maker.shardings.trainable) | named_leaves(self.maker.shardings.frozen)
+        return self.maker.adopt(load_weights(self.config.weights.folder, self.config, places))
+
     def restore(self) -> TrainState:
-        """The newest checkpoint's state.
+        """The newest checkpoint's state; where nothing is trained, that before the first step.
 
         Raises:
           CheckpointError: the workdir has no run, or one of another config, or one that has saved nothing.
         """
+        if not self.config.streams:
+            self._claim(free=FREE + MEASURED_ON)
+            return self.begin()
         check_claimed(self.workdir, self.config)
         checkpointer = Checkpointer(self.workdir / "checkpoints", **self.config.checkpoint)
         step, steps = checkpointer.latest_step(), self.config.train.steps
@@ -158,6 +175,8 @@ class Experiment:
     def train(self) -> None:
         """Trains from where the workdir stands; writes `summary.json` and `report.html` at the end."""
         config = self.config
+        if not config.streams:
+            raise ConfigError("this config has no streams to learn from: evaluate what there is, --mode=evaluate.")
         self._claim()
         checkpointer = Checkpointer(self.workdir / "checkpoints", **config.checkpoint)
         writer = MetricWriter(self.workdir)
@@ -175,7 +194,9 @@ class Experiment:
         LOGGER.info("the run of %d steps is complete: look at %s", config.train.steps, report_path(self.workdir))
 
     def evaluate(self) -> None:
-        """Evaluates the newest checkpoint; writes `summary.json` and `report.html`, with `-{name}` where it has one.
+        """Evaluates the newest checkpoint, or where nothing is trained what there is.
+
+        Writes `summary.json` and `report.html`, with `-{name}` where it has one.
 
         Raises:
           CheckpointError: as `restore`.
@@ -187,6 +208,8 @@ class Experiment:
     def describe(self) -> None:
         """Prints what the run would be: parameters, FLOPs, memory, a batch. Allocates nothing, and writes nothing."""
         print(describe_state(self.abstract_state))
+        if not self.config.streams:
+            return
         print(describe_batches(self.abstract_batches))
         print(describe_cost(self.traced_step.lower().compile(), self.flops, self.mesh))
 
@@ -214,9 +237,12 @@ class Experiment:
 
         return lambda step: compiled(at_first if step <= dense_steps else self)
 
-    def _claim(self):
+    def _claim(self, free=FREE):
         sizes = {name: len(build_data.make_source(source, ())) for name, source in self.config.sources.items()}
-        claim(self.workdir, self.config, {"tokenizer": self.tokenizer.sha256, "records": sizes})
+        data = {"tokenizer": self.tokenizer.sha256, "records": sizes}
+        if "weights" in self.config:
+            data["weights"] = weight_hashes(self.config.weights.folder)
+        claim(self.workdir, self.config, data, free=free)
         folder = self.workdir / TOKENIZER
         if jax.process_index() == 0 and not folder.exists():
             fresh = folder.with_name(f"{TOKENIZER}.{os.getpid()}")
@@ -226,7 +252,7 @@ class Experiment:
     def _resume(self, checkpointer) -> tuple[TrainState, Counter]:
         step = checkpointer.latest_step()
         if step is None:
-            return self.maker.create(self.config.seed), Counter()
+            return self.begin(), Counter()
         LOGGER.info("going on from step %d of %s", step, self.workdir)
         state, position = checkpointer.restore(self.abstract_state, step)
         return state, Counter(position["tally"])
@@ -237,6 +263,13 @@ def _with_all_read(config: ConfigDict) -> ConfigDict:
     whole = config.copy_and_resolve_references()
     whole.model.router.capacity = dict.fromkeys(whole.model.router.capacity, 1.0)
     return whole
+
+
+def _optimizer(config, params) -> optax.GradientTransformationExtraArgs:
+    """Where nothing is trained, a config need not say how."""
+    if not jax.tree.leaves(params):
+        return optax.with_extra_args_support(optax.identity())
+    return make_optimizer(config.optimizer, params, config.train.steps)
 
 
 def _without_remat(config: ConfigDict) -> ConfigDict | None:

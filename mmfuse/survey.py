@@ -2,7 +2,8 @@
 
 A config for anyone's data asks for every modality. Before such a run is made, a sample of its records is looked at, and
 what no record has is left out: the signal, its tower, the objectives and the evaluations that need it. Sounds get the
-room that the longest of the sample needs. Only configs with a `survey` are changed; others mean what they say.
+room that the longest of the sample needs. Only configs with a `survey` are changed; others mean what they say, but for
+evaluators that are `optional`: without data they are left out.
 """
 
 import logging
@@ -53,6 +54,7 @@ def fit_to_data(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     Raises:
       ConfigError: fewer than two modalities are left.
     """
+    config = without_unnamed(config)
     if "survey" not in config:
         return config
     if "survey" in saved:
@@ -65,6 +67,21 @@ def fit_to_data(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     if "audio" not in found:
         return config
     return give_room(config, longest_sound(sources, config.survey.records, config.model.towers.audio.samples))
+
+
+def without_unnamed(config: ConfigDict) -> ConfigDict:
+    """The config without those `optional` evaluators whose shards nobody has named."""
+    unnamed = [
+        name
+        for name, evaluator in config.evaluators.items()
+        if evaluator.get("optional", False) and not evaluator.source.shards
+    ]
+    if unnamed:
+        config = config.copy_and_resolve_references()
+        with config.unlocked():
+            for name in unnamed:
+                del config.evaluators[name]
+    return config
 
 
 def keep(config: ConfigDict, found: Sequence[str]) -> ConfigDict:

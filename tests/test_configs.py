@@ -3,14 +3,17 @@
 After a change that is meant: python -m tests.test_configs
 """
 
+import contextlib
 import importlib
 import json
+import tempfile
 from pathlib import Path
 
 import jax
 import pytest
 
 from mmfuse.experiment import Experiment
+from tests import small_released
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIGS = {  # by the names of their golden files
@@ -30,7 +33,12 @@ CONFIGS = {  # by the names of their golden files
     "siglip_b16": "siglip:b16",
     "siglip_l16": "siglip:l16",
     "siglip_so400m": "siglip:so400m",
+    "zero_shot_clip": "zero_shot:clip",
+    "zero_shot_siglip": "zero_shot:siglip",
+    "finetune_clip": "finetune:clip",
+    "finetune_siglip": "finetune:siglip",
 }
+OF_FOLDERS = ("zero_shot", "finetune")
 PARAMETERS = {  # of the released models
     "tiny": 671_430,
     "clip_b32": 151_277_313,
@@ -45,7 +53,11 @@ PARAMETERS = {  # of the released models
 def resolve(name):
     module, _, argument = CONFIGS[name].partition(":")
     get_config = importlib.import_module(f"configs.{module}").get_config
-    return get_config(argument) if argument else get_config()
+    if module not in OF_FOLDERS:
+        return get_config(argument) if argument else get_config()
+    with tempfile.TemporaryDirectory() as root, contextlib.chdir(root):
+        small_released.write_model(Path(argument), argument)
+        return get_config(argument)
 
 
 def render(name) -> str:
@@ -58,7 +70,7 @@ def test_a_config_is_its_golden_rendering(name):
 
 
 def test_every_config_is_tested():
-    files = {path.stem for path in (GOLDEN.parent.parent / "configs").glob("*.py")} - {"__init__", "parts"}
+    files = {path.stem for path in (GOLDEN.parent.parent / "configs").glob("*.py")} - {"__init__", "parts", "released"}
     assert files == {config.partition(":")[0] for config in CONFIGS.values()}
 
 
@@ -66,7 +78,7 @@ def test_every_config_is_tested():
 def test_a_config_can_be_built(name, tmp_path):
     experiment = Experiment(resolve(name), tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    assert jax.tree.leaves(experiment.abstract_state.trainable)
+    assert jax.tree.leaves([experiment.abstract_state.trainable, experiment.abstract_state.frozen])
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -1,7 +1,12 @@
+import re
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.record import read
 from benchmarks.tables import DOCS, PAGES, README, readme
+from tests import small_released
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -30,3 +35,15 @@ def test_the_readme_names_what_is_there():
     text = README.read_text()
     for path in ("configs/tiny.py", "configs/parts.py", "mmfuse/build.py", "mmfuse/types.py", "mmfuse/experiment.py"):
         assert path in text and (README.parent / path).exists()
+
+
+def test_the_example_of_released_weights_runs_as_it_stands(tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (DOCS / "weights.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    small_released.write_model(tmp_path / "clip-vit-base-patch32", "clip")
+    Image.fromarray(np.full((20, 17, 3), 99, np.uint8)).save("cat.jpg")
+    found = {}
+    exec(code[1], found)
+    assert found["logits"].shape == (1, 2) and np.isfinite(found["logits"]).all()
+    names = {path.name for path in (tmp_path / "clip-vit-base-patch32").iterdir()}
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == names

@@ -24,6 +24,7 @@ FLOORS = {
     "mmfuse.evaluators": 7,
     "mmfuse.analysis": 8,
     "mmfuse.build": 8,
+    "mmfuse.build_goals": 9,
     "mmfuse.weights.__main__": 11,  # a program, as main is
     "mmfuse.weights": 9,  # a folder of somebody else's is a config of ours first, and then built
     "mmfuse": 10,  # what makes a run of it all: experiment, validate, describe

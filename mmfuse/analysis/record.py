@@ -55,7 +55,7 @@ def read_record(workdir: str | Path, evaluation: str = "") -> Record:
 def time_spent(workdir: str | Path) -> dict[str, float]:
     """What `timing.jsonl` says of all steps: `time/wall_seconds`, and `data/wait_share` of them, 0 … 1."""
     steps = _lines(Path(workdir) / "timing.jsonl")
-    seconds = sum(step["seconds"] for step in steps)
+    seconds = float(sum(step["seconds"] for step in steps))
     waited = sum(step["seconds"] * step["wait_share"] for step in steps)
     return {"time/wall_seconds": seconds, "data/wait_share": waited / seconds if seconds else 0.0}
 

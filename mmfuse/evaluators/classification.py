@@ -17,7 +17,7 @@ from scipy.special import softmax
 
 from input_pipeline.streams import Recipe, evaluation_stream
 from input_pipeline.texts import TextSpec
-from input_pipeline.tokenizers import Tokenizer
+from input_pipeline.tokenizers import CaptionTokenizer
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.text import clean_text
 from mmfuse.evaluators.calibration import brier_score, calibration_error
@@ -79,7 +79,7 @@ class Classification:
         signal: str,
         classes: Classes,
         length: int,
-        tokenizer: Tokenizer,
+        tokenizer: CaptionTokenizer,
         workers: int,
     ):
         """Args: `signal` to classify; `classes`, the concept and the prompts of each; `length` tokens of a prompt."""

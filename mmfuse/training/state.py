@@ -76,14 +76,24 @@ class StateMaker:
         """Draws a state, each part on its own devices."""
         return jax.jit(self._create, out_shardings=self.shardings)(jax.random.key(seed))
 
+    def adopt(self, model: Multimodal) -> TrainState:
+        """The state that starts from the parameters of a model, which lie where `shardings` wants them."""
+        _, *parts = self._split(model)
+        places = self.shardings.opt_state, self.shardings.step, self.shardings.skipped
+        return TrainState(*parts, *jax.jit(self._start, out_shardings=places)(parts[0]))
+
     def merge(self, state: TrainState) -> Multimodal:
         """The model as it is in a state."""
         return nnx.merge(self.graph, state.trainable, state.frozen, state.model_state)
 
     def _create(self, key):
-        _, trainable, frozen, model_state = self._split(self._make_model(nnx.Rngs(key)))
+        _, *parts = self._split(self._make_model(nnx.Rngs(key)))
+        return TrainState(*parts, *self._start(parts[0]))
+
+    def _start(self, trainable):
+        """What a state holds besides parameters, before the first step."""
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(trainable, frozen, model_state, self.optimizer.init(trainable), zero, zero)
+        return self.optimizer.init(trainable), zero, zero
 
     def _split(self, model):
         def trains(path, variable):

@@ -40,13 +40,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any]) -> None:
+def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any], *, free: Sequence[str] = FREE) -> None:
     """Writes down what the run is, or checks that it is the one that this folder belongs to.
 
     Args:
       workdir: the run's folder.
       config: resolved.
       data: what the data is beyond the config, such as the tokenizer's hash and the number of records.
+      free: the fields that may be other ones.
 
     Raises:
       CheckpointError: the folder belongs to a run of another config or other data; it names the fields.
@@ -54,7 +55,7 @@ def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any]) -> N
     path = Path(workdir) / CONFIG
     wanted = json.loads(json.dumps({"config": config.to_dict(), "data": dict(data)}))
     if path.exists():
-        _compare(path, _fixed(json.loads(path.read_text()), FREE), _fixed(wanted, FREE))
+        _compare(path, _fixed(json.loads(path.read_text()), free), _fixed(wanted, free))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / PROVENANCE).write_text(json.dumps(provenance(), indent=2) + "\n")

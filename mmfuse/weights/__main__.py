@@ -13,6 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.transforms.resizing import Resizing
+from mmfuse import build_data
 from mmfuse.experiment import Experiment
 from mmfuse.training.workdir import saved_config
 from mmfuse.types import CheckpointError, MmfuseError
@@ -35,7 +37,8 @@ def export(workdir: Path, folder: Path, form: str) -> str:
     counterpart(config, form=form)  # before anything is read
     experiment = Experiment(config, workdir)
     state = experiment.restore()
-    save_pretrained(folder, experiment.maker.merge(state), config, form=form)
+    parts = {"tokenizer": experiment.tokenizer, "resizing": _resizing(config)}
+    save_pretrained(folder, experiment.maker.merge(state), config, form=form, **parts)
     return f"step {int(state.step)} of {workdir} is in {folder}"
 
 
@@ -55,6 +58,14 @@ def main(arguments: list[str] | None = None) -> None:
     except MmfuseError as error:
         print(f"weights export: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _resizing(config):
+    """How the pictures of the run were resized; of our own way it is said what is nearest to it."""
+    streams = [stream for stream in config.streams.values() if "image" in stream.signals]
+    if not streams:
+        return None
+    return build_data.make_resizing(streams[0]) or Resizing(tuple(streams[0].signals.image))
 
 
 def _with_tuples(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from PIL import Image
 
+from input_pipeline.transforms.resizing import Resizing
 from mmfuse.types import CheckpointError
 from mmfuse.weights.pixels import FlexiblePreprocessor, Preprocessor
 from mmfuse.weights.tensors import read_json, understanding
@@ -139,33 +140,60 @@ def as_pair(size: float | int | Sequence[int] | Mapping[str, int]) -> tuple[int,
     return int(height), int(width)
 
 
-def preprocessor_config(tower: ConfigDict, kind: str) -> dict[str, Any]:
+def preprocessor_config(tower: ConfigDict, kind: str, resizing: Resizing | None = None) -> dict[str, Any]:
     """What `load_preprocessor` reads, for an image tower.
 
     Args:
       tower: its config.
-      kind: "clip": the shorter side is resized and the middle kept; "siglip": the whole picture is resized; "siglip2":
-        to a grid of patches.
+      kind: "clip", "siglip", or "siglip2", which resizes to a grid of patches.
+      resizing: None: as released, the shorter side and then the middle for "clip", the whole picture for "siglip".
     """
-    (height, width), channels = tower.image, tower.channels
-    extent = {"height": height, "width": width}
-    places = math.prod(size // patch for size, patch in zip(tower.image, tower.patch))
-    resizes = {
-        "clip": {"size": {"shortest_edge": max(height, width)}, "do_center_crop": True, "crop_size": extent},
-        "siglip": {"size": extent},
-        "siglip2": {"patch_size": tower.patch[0], "max_num_patches": places},
-    }
+    if kind == "siglip2":
+        places = math.prod(size // patch for size, patch in zip(tower.image, tower.patch))
+        resizes = {"patch_size": tower.patch[0], "max_num_patches": places, "resample": int(Image.Resampling.BILINEAR)}
+    else:
+        squares = Resizing(max(tower.image), crop=tuple(tower.image))
+        resizing = resizing or (squares if kind == "clip" else Resizing(tuple(tower.image)))
+        kind = "siglip" if resizing.crop is None and not isinstance(resizing.size, int) else "clip"
+        resizes = _resizes(resizing)
     return {
         "image_processor_type": PROCESSORS[kind],
         "do_resize": True,
-        **resizes[kind],
-        "resample": int(Image.Resampling.BILINEAR if kind == "siglip2" else Image.Resampling.BICUBIC),
+        **resizes,
         "do_rescale": True,
         "rescale_factor": FACTOR,
         "do_normalize": True,
-        "image_mean": as_shares(each("center", tower.center, channels)),
-        "image_std": as_shares(each("scale", tower.scale, channels)),
+        "image_mean": as_shares(each("center", tower.center, tower.channels)),
+        "image_std": as_shares(each("scale", tower.scale, tower.channels)),
         "do_convert_rgb": True,
+    }
+
+
+def open_clip_resizing(resizing: Resizing) -> dict[str, str]:
+    """This part of a `preprocess_cfg`. Raises CheckpointError where open_clip has no such resizing."""
+    modes = {True: "shortest", False: "squash"}
+    shortest = isinstance(resizing.size, int)
+    filters = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+    wanted = (resizing.size,) * 2 if shortest else None
+    if resizing.size is None or resizing.crop != wanted or resizing.resample not in filters:
+        raise CheckpointError(f"open_clip has nothing like {resizing}: write the folder for transformers, --format=hf.")
+    return {"resize_mode": modes[shortest], "interpolation": filters[Image.Resampling(resizing.resample)]}
+
+
+def _resizes(resizing):
+    def sides(extent):
+        return {"height": extent[0], "width": extent[1]}
+
+    crop = {} if resizing.crop is None else {"crop_size": sides(resizing.crop)}
+    size = resizing.size
+    if size is not None:
+        size = {"shortest_edge": size} if isinstance(size, int) else sides(size)
+    return {
+        "do_resize": size is not None,
+        **({} if size is None else {"size": size}),
+        "do_center_crop": bool(crop),
+        **crop,
+        "resample": resizing.resample,
     }
 
 

@@ -7,7 +7,6 @@ A folder is as `save_pretrained` of transformers or open_clip writes it. No torc
 a time, and put where the mesh wants it.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from input_pipeline.tokenizers import CaptionTokenizer
+from input_pipeline.transforms.resizing import Resizing
 from mmfuse.build import lookup, make_model
 from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.multimodal import Multimodal
@@ -27,9 +28,19 @@ from mmfuse.training.sharding import shard_by_rules
 from mmfuse.types import CheckpointError
 from mmfuse.weights.clip import CLIP
 from mmfuse.weights.open_clip import OPEN_CLIP
-from mmfuse.weights.preprocessing import PREPROCESSOR, load_pixels, preprocessor_config
+from mmfuse.weights.preprocessing import PREPROCESSOR, load_pixels, open_clip_resizing, preprocessor_config
 from mmfuse.weights.siglip import SIGLIP, SIGLIP2
-from mmfuse.weights.tensors import read_json, tensor_entries, understanding, write_hash, write_tensors
+from mmfuse.weights.tensors import (
+    as_json,
+    read_json,
+    sha256,
+    tensor_entries,
+    understanding,
+    write_files,
+    write_hash,
+    write_tensors,
+)
+from mmfuse.weights.tokenizer import released_files
 from mmfuse.weights.transformers import CONFIG, Family, difference
 
 FAMILIES = {"clip": CLIP, "siglip": SIGLIP, "siglip2": SIGLIP2}  # of transformers, by their `model_type`
@@ -54,18 +65,61 @@ def load_pretrained(
     Raises:
       CheckpointError: a file is missing or damaged, the family is unknown, or tensors and config do not agree.
     """
+    config = _config(Path(folder))
+    places = None if mesh is None else named_leaves(shard_by_rules(sharding, _abstract(config)[1], mesh))
+    return load_weights(folder, config, places), config
+
+
+def load_config(folder: str | Path) -> ConfigDict:
+    """A config of which `build.make_model` makes the model of a folder; no tensor is read.
+
+    Raises:
+      CheckpointError: as `load_pretrained`.
+    """
     folder = Path(folder)
-    family, theirs = _family(folder)
-    with understanding(folder / family.config):
-        config = ConfigDict(family.to_ours(theirs))
-        graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0))))
-    if family is not OPEN_CLIP:
-        image = config.model.towers.image
-        image.update(load_pixels(folder, image.channels))
-    return nnx.merge(graph, _read(folder, family, config, abstract, mesh, sharding)), config
+    config = _config(folder)
+    _entries(folder, _family(folder)[0], config)
+    return config
 
 
-def save_pretrained(folder: str | Path, model: Multimodal, config: ConfigDict, *, form: str = "hf") -> None:
+def load_weights(folder: str | Path, config: ConfigDict, places: Mapping[str, Sharding] | None = None) -> Multimodal:
+    """Makes the model of a config with the parameters of a folder.
+
+    Args:
+      folder: see `load_pretrained`.
+      config: that of the folder, or one with the same parameters.
+      places: name → where a parameter is to lie; None: all on one device.
+
+    Raises:
+      CheckpointError: tensors and config do not agree.
+    """
+    folder = Path(folder)
+    family, _ = _family(folder)
+    entries, (graph, abstract) = _entries(folder, family, config), _abstract(config)
+    shapes, one = named_leaves(abstract), SingleDeviceSharding(jax.devices()[0])
+    read = {
+        name: jax.device_put(array, places[name] if places else one)
+        for name, array in family.table(config.model).to_ours(lambda name: entries[name].read(), shapes)
+    }
+    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(abstract), [read[name] for name in shapes]))
+
+
+def weight_hashes(folder: str | Path) -> dict[str, str]:
+    """File → SHA-256 of all files with weights."""
+    folder = Path(folder)
+    entries = tensor_entries(folder, one=_family(folder)[0].weights)
+    return {path.name: sha256(path) for path in sorted({entry.path for entry in entries.values()})}
+
+
+def save_pretrained(
+    folder: str | Path,
+    model: Multimodal,
+    config: ConfigDict,
+    *,
+    form: str = "hf",
+    tokenizer: CaptionTokenizer | None = None,
+    resizing: Resizing | None = None,
+) -> None:
     """Writes a model as a folder that other libraries load, with the SHA-256 of each file beside it.
 
     Args:
@@ -73,6 +127,8 @@ def save_pretrained(folder: str | Path, model: Multimodal, config: ConfigDict, *
       model: a dual tower.
       config: of which it was made; `model` and `tokenizer` of it.
       form: "hf" for transformers, "open_clip" for open_clip.
+      tokenizer: of its texts; None: none is written.
+      resizing: of its pictures; None: as its family was released.
 
     Raises:
       CheckpointError: no family of theirs has such a model; in what it differs from the nearest.
@@ -83,16 +139,17 @@ def save_pretrained(folder: str | Path, model: Multimodal, config: ConfigDict, *
     # theirs is clipped in training alone
     parameters["dual/log_scale"] = jnp.minimum(dual.log_scale[...], dual.max_log_scale)
     tensors = list(family.table(config.model).to_theirs(parameters))
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {family.config: theirs}
-    if family is not OPEN_CLIP:
-        files[PREPROCESSOR] = preprocessor_config(config.model.towers.image, theirs["model_type"])
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    folder, image = Path(folder), config.model.towers.image
+    files = {} if tokenizer is None else released_files(tokenizer, config.model.towers.text.length)
+    if family is OPEN_CLIP:
+        theirs["preprocess_cfg"] |= {} if resizing is None else open_clip_resizing(resizing)
+        # any name that is not empty makes open_clip read the tokenizer of this folder
+        theirs["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": folder.name} if files else {}
+    else:
+        files[PREPROCESSOR] = as_json(preprocessor_config(image, theirs["model_type"], resizing))
+    write_files(folder, {family.config: as_json(theirs), **files})
     write_tensors(folder / family.weights, tensors)
-    for name in (*files, family.weights):
-        write_hash(folder / name)
+    write_hash(folder / family.weights)
 
 
 def counterpart(config: ConfigDict, *, form: str = "hf") -> tuple[Family, dict[str, Any]]:
@@ -151,16 +208,23 @@ def _form(config):
     return {"towers": towers, "dual": {"projection": projection, "bias": bias}}
 
 
-def _read(folder, family, config, abstract, mesh: Mesh | None, sharding):
-    shapes, table = named_leaves(abstract), family.table(config.model)
+def _config(folder):
+    family, theirs = _family(folder)
+    with understanding(folder / family.config):
+        config = ConfigDict(family.to_ours(theirs))
+        _abstract(config)
+    if family is not OPEN_CLIP:
+        image = config.model.towers.image
+        image.update(load_pixels(folder, image.channels))
+    return config
+
+
+def _abstract(config):
+    return nnx.split(nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0))))
+
+
+def _entries(folder, family, config):
+    """Name → where a tensor lies, of just those that a model of this config needs."""
     entries = tensor_entries(folder, one=family.weights)
-    table.check(entries, shapes, folder)
-    if mesh is None:
-        places: Mapping[str, Any] = dict.fromkeys(shapes, SingleDeviceSharding(jax.devices()[0]))
-    else:
-        places = named_leaves(shard_by_rules(sharding, abstract, mesh))
-    read = {
-        name: jax.device_put(array, places[name])
-        for name, array in table.to_ours(lambda name: entries[name].read(), shapes)
-    }
-    return jax.tree.unflatten(jax.tree.structure(abstract), [read[name] for name in shapes])
+    family.table(config.model).check(entries, named_leaves(_abstract(config)[1]), folder)
+    return entries

@@ -120,16 +120,29 @@ def understanding(path: Path) -> Generator[None]:
         raise CheckpointError(f"{path} cannot be understood: {error!r}.") from error
 
 
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """A JSON object, as a file holds it."""
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes name → content into a folder, which is made if need be, and the hash of each beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        write_hash(folder / name)
+
+
 def write_hash(path: Path) -> None:
     """Writes a file's SHA-256 beside it, as `sha256sum --check` reads it."""
-    hash_path(path).write_text(f"{_sha256(path)}  {path.name}\n")
+    hash_path(path).write_text(f"{sha256(path)}  {path.name}\n")
 
 
 def check_hash(path: Path) -> None:
     """Raises CheckpointError where the file is missing, or its hash is beside it and is another one."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: copy the whole folder.")
-    if hash_path(path).is_file() and hash_path(path).read_text(errors="replace").split()[:1] != [_sha256(path)]:
+    if hash_path(path).is_file() and hash_path(path).read_text(errors="replace").split()[:1] != [sha256(path)]:
         raise CheckpointError(f"{path} is not the file that was written ({hash_path(path).name} says another hash).")
 
 
@@ -138,7 +151,8 @@ def hash_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,12 +2,13 @@
 
     the tokenizer's ids, begin and end among them ─ cut and padded to the model's length
 
-As `tokenizer.json` and `tokenizer_config.json` say; or, in older folders of CLIP, `vocab.json` and `merges.txt`.
+As `tokenizer.json` and `tokenizer_config.json` say; or, in older folders of CLIP, `vocab.json` and `merges.txt`. What
+SigLIP's `spiece.model` says is read in `pieces.py`.
 
 Reference: byte-level BPE as CLIP has it, Radford et al. 2021, arXiv 2103.00020, and `CLIPTokenizer` of transformers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,11 @@ from jaxtyping import Int
 from tokenizers import Regex, normalizers, pre_tokenizers, processors
 
 from mmfuse.types import CheckpointError
+from mmfuse.weights.pieces import Pieces, as_word, load_pieces
 from mmfuse.weights.tensors import check_hash, read_json, understanding
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-VOCABULARY, MERGES = "vocab.json", "merges.txt"
+VOCABULARY, MERGES, PIECES = "vocab.json", "merges.txt", "spiece.model"
 CLIP_WORDS = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
 CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 # Of transformers; they pad at the left unless their settings say something else.
@@ -36,6 +38,11 @@ class Texts(NamedTuple):
 
     bpe: tokenizers.Tokenizer
 
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids."""
+        return self.bpe.get_vocab_size()
+
     def __call__(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
         """Ids, and 1 where they are not padding."""
         rows = self.bpe.encode_batch(list(texts))
@@ -43,25 +50,29 @@ class Texts(NamedTuple):
         return ids, mask
 
 
-def load_texts(folder: str | Path, *, length: int) -> Texts:
+def load_texts(folder: str | Path, *, length: int) -> Texts | Pieces:
     """Reads the tokenizer, and from `tokenizer_config.json` what pads, where; `length` as the model has places.
+
+    Where there are several, `spiece.model` comes first, as with SigLIP's own tokenizer, and `tokenizer.json` second.
 
     Raises:
       CheckpointError: a file is missing, or cannot be read.
     """
-    path = Path(folder) / TOKENIZER
-    if not path.exists() and path.with_name(VOCABULARY).exists():
-        path = path.with_name(VOCABULARY)
+    there = [Path(folder) / name for name in (PIECES, TOKENIZER, VOCABULARY) if (Path(folder) / name).exists()]
+    path = there[0] if there else Path(folder) / TOKENIZER
     settings = read_json(path.with_name(SETTINGS))
+    if path.name == PIECES:
+        with understanding(path.with_name(SETTINGS)):
+            return load_pieces(path, settings, length=length)
     bpe = _read(path)
     with understanding(path.with_name(SETTINGS)):
-        word = settings["pad_token"]
-        word = word["content"] if isinstance(word, Mapping) else word
+        word = as_word(settings["pad_token"])
         pad = bpe.token_to_id(word)
         if pad is None:
             raise CheckpointError(f"{path.with_name(SETTINGS)} pads with {word!r}, which is not in {path.name}.")
         bpe.enable_padding(length=length, pad_id=pad, pad_token=word, direction=_padding_side(settings, bpe))
         bpe.enable_truncation(length, direction=settings.get("truncation_side") or "right")
+        bpe.encode_special_tokens = bool(settings.get("split_special_tokens"))
     return Texts(bpe)
 
 

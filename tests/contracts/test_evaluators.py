@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.collate import collate
-from mmfuse import build
+from mmfuse import build_goals
 from mmfuse.analysis.examples import show_examples
 from mmfuse.build_data import make_text_specs
 from mmfuse.evaluators.evaluator import Evaluator
@@ -38,7 +38,7 @@ def once(experiment, state):
 
 
 def test_every_kind_of_evaluator_is_tested():
-    assert {CONFIG.evaluators[name].kind for name in NAMES} == build.EVALUATORS.keys()
+    assert {CONFIG.evaluators[name].kind for name in NAMES} == build_goals.EVALUATORS.keys()
 
 
 @pytest.mark.parametrize("name", NAMES)

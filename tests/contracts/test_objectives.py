@@ -10,7 +10,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import parts
-from mmfuse.build import CONTRASTIVE_LOSSES, OBJECTIVES, make_model
+from mmfuse.build import make_model
+from mmfuse.build_goals import CONTRASTIVE_LOSSES, OBJECTIVES
 from mmfuse.objectives.objective import Objective
 from tests.mmfuse import conftest
 

@@ -13,7 +13,7 @@ from configs import quickstart
 from input_pipeline.sources.files import MAX_FILE_BYTES
 from input_pipeline.sources.scenes import Scenes
 from input_pipeline.streams import evaluation_stream
-from mmfuse import build, build_data
+from mmfuse import build_data, build_goals
 from mmfuse.ask import Wish, ask, in_words, load_example, understand
 from mmfuse.experiment import Experiment
 from mmfuse.inference.decoding import Decoding
@@ -105,7 +105,7 @@ def test_an_answer_is_that_of_an_evaluation(folder, experiment, stream, caplog):
     wish = understand(experiment.config, FILES, QUESTION)
     prompt = stream[0].batch.text["prompt"]
     settings = ConfigDict({"kind": "answering", "tokens": wish.spec.length - int(prompt.segment.sum())})
-    evaluator = build.make_evaluator(
+    evaluator = build_goals.make_evaluator(
         settings, stream, experiment.maker.merge, experiment.mesh, tokenizer=experiment.tokenizer, workers=0
     )
     (written,) = evaluator.written(experiment.restore(), Question)

@@ -7,12 +7,16 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import parts
+from input_pipeline.texts import encode
 from mmfuse.experiment import Experiment
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.workdir import claim
+from mmfuse.types import Caption
 from mmfuse.weights import load_pretrained
 from mmfuse.weights.__main__ import main
+from mmfuse.weights.preprocessing import load_preprocessor
+from mmfuse.weights.texts import load_texts
 from tests import small
 
 IMAGE, LENGTH = (12, 12), 6
@@ -62,8 +66,14 @@ def test_a_run_is_exported_and_read_again(run, tmp_path, capsys):
     for name, leaf in parameters.items():
         np.testing.assert_array_equal(read[name], leaf, err_msg=name)
     assert config.model.towers.text.eos == 2 and config.model.towers.image.patch == (4, 6)
+    tokenizer = Experiment(dual_towers(), workdir).tokenizer
+    expected = encode(Caption("a red circle"), "caption", LENGTH, tokenizer).ids
+    ids, mask = load_texts(tmp_path / "out", length=LENGTH)(["a red circle"])
+    np.testing.assert_array_equal(ids[0][mask[0] == 1], expected)
+    prepare = load_preprocessor(tmp_path / "out")
+    assert prepare.size == prepare.resizing.extent == IMAGE and prepare.crop is None  # as the stream resizes
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    names = {"open_clip_config.json", "open_clip_model.safetensors"}
+    names = {"open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert files == names | {f"{name}.sha256" for name in names}
     assert len(jax.tree.leaves(nnx.state(model))) == len(parameters)
 

@@ -11,8 +11,9 @@ import tokenizers
 from ml_collections import ConfigDict
 
 from configs import parts
+from input_pipeline.transforms.resizing import Resizing
 from mmfuse.types import CheckpointError
-from mmfuse.weights.preprocessing import load_pixels, load_preprocessor, preprocessor_config
+from mmfuse.weights.preprocessing import load_pixels, load_preprocessor, open_clip_resizing, preprocessor_config
 from mmfuse.weights.texts import load_texts
 
 PICTURES = {"size": 4, "image_mean": [0.5, 0.4, 0.0], "image_std": [0.5, 1.0, 0.1]}
@@ -49,6 +50,33 @@ def test_what_is_written_for_a_tower_is_read(tmp_path, kind):
     assert load_pixels(tmp_path, 3) == {"center": (1.0, 2.0, 3.5), "scale": (51.0,) * 3}
     prepared = load_preprocessor(tmp_path)(RAMP)
     assert prepared[0].shape == (16, 12) if kind == "siglip2" else prepared.shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "resizing",
+    [Resizing(9, crop=(8, 8)), Resizing((8, 8), resample=2), Resizing(None, crop=(8, 8)), Resizing(8, 2, (8, 8))],
+)
+def test_resizing_that_is_written_is_read(tmp_path, resizing):
+    tower = ConfigDict(parts.vit(8, 1, 2, image=(8, 8), patch=(2, 2)))
+    for kind in ("clip", "siglip"):
+        says(tmp_path, "preprocessor_config.json", **preprocessor_config(tower, kind, resizing))
+        assert load_preprocessor(tmp_path).resizing == resizing
+
+
+@pytest.mark.parametrize("resizing", [Resizing(8, crop=(8, 8), even=True), Resizing((8, 6), resample=2)])
+def test_resizing_that_is_written_for_open_clip_is_read(tmp_path, resizing):
+    height, width = resizing.extent
+    model = {"vision_cfg": {"image_size": height if height == width else [height, width]}}
+    says(tmp_path, "open_clip_config.json", model_cfg=model, preprocess_cfg=open_clip_resizing(resizing))
+    read = load_preprocessor(tmp_path).resizing
+    assert read._replace(even=resizing.even) == resizing
+    np.testing.assert_array_equal(read(RAMP), resizing(RAMP))
+
+
+@pytest.mark.parametrize("resizing", [Resizing(9, crop=(8, 8)), Resizing(None, crop=(8, 8)), Resizing((8, 8), 1)])
+def test_resizing_that_open_clip_does_not_have_is_refused(resizing):
+    with pytest.raises(CheckpointError, match="open_clip has nothing like Resizing"):
+        open_clip_resizing(resizing)
 
 
 def test_one_number_is_that_of_every_channel_and_may_be_whole(tmp_path):

@@ -1,0 +1,100 @@
+"""Can this model be built?
+
+Widths that do not divide, parts that do not fit together: one sentence says what to write instead. See `validate.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from mmfuse.build import GATES, TOWERS, lookup
+from mmfuse.models.dual_tower import check_projections
+from mmfuse.routing.evidence import PROBES
+from mmfuse.towers.convnet import reach
+from mmfuse.types import ConfigError
+
+NEEDED = {"eos": "eos", "end": "eos", "attention": "heads"}  # by pools, of their towers
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raises ConfigError with the sentence where the condition does not hold."""
+    if not condition:
+        raise ConfigError(sentence)
+
+
+def check_model(model: ConfigDict) -> None:
+    """Raises ConfigError at the first thing that is wrong with `config.model`."""
+    require("dual" in model or "single" in model, "model has neither 'dual' nor 'single': give it a head.")
+    require(bool(model.towers), "model.towers is empty: give it a tower.")
+    for name, tower in model.towers.items():
+        lookup(TOWERS, tower.kind, "tower")
+        check = _check_convnet if tower.kind == "convnet" else _check_stack
+        check(f"model.towers.{name}", tower)
+        require(
+            NEEDED.get(tower.pool, "kind") in tower,
+            f"model.towers.{name}.pool is '{tower.pool}', which needs the setting '{NEEDED.get(tower.pool)}', and a "
+            f"'{tower.kind}' has none: take another pool.",
+        )
+    if "projection" in model.get("dual", {}):
+        widths = {name: tower.width for name, tower in model.towers.items()}
+        check_projections("model.dual.projection", model.dual.projection.to_dict(), widths, model.dual.embedding)
+    if "router" in model:
+        _check_router(model.router, model.towers)
+    if "single" in model:
+        _check_stack("model.single", model.single)
+        for memory in model.single.memories:
+            require(
+                ("text" if memory == "source" else memory) in model.towers,
+                f"model.single.memories names '{memory}', which no tower makes: there are {', '.join(model.towers)}.",
+            )
+        depth, every = model.single.depth, model.single.cross_every
+        require(depth % every == 0, f"model.single.depth is {depth}: make it a multiple of cross_every={every}.")
+
+
+def _check_router(router, towers):
+    lookup(GATES, router.gate, "gate")
+    require(bool(router.capacity), "model.router.capacity is empty: name a modality and the share that is read of it.")
+    for name, share in router.capacity.items():
+        lookup(PROBES, name, "modality with a probe")
+        require(
+            ("text" if name == "source" else name) in towers,
+            f"model.router.capacity names '{name}', which no tower reads: there are {', '.join(towers)}.",
+        )
+        require(0 < share <= 1, f"model.router.capacity.{name} is {share}: write a share above 0, 1 at most.")
+    ladder = tuple(router.ladder)
+    require(
+        ladder == tuple(sorted(ladder)) and ladder[-1:] == (1.0,),
+        f"model.router.ladder is {ladder}: write rising shares of which the last is 1.0.",
+    )
+
+
+def _check_convnet(name, tower):
+    require(bool(tower.blocks), f"{name}.blocks is empty: write how many blocks each stage has.")
+    shrink = 2 ** (len(tower.blocks) - 1)
+    require(
+        tower.width % shrink == 0,
+        f"{name}.width={tower.width} does not halve {len(tower.blocks) - 1} times: make it a multiple of {shrink}.",
+    )
+    centred = tower.norm == "instance" and tower.pool == "mean"
+    require(not centred, f"{name}.pool is 'mean', and an instance norm centres the tokens: write 'max' or 'flat'.")
+    require(tower.position != "rotary", f"{name}.position is 'rotary', and a convnet has no attention: write 'none'.")
+    least = reach(tower.patch, tower.blocks)
+    require(
+        all(side % step == 0 for side, step in zip(tower.image, least)),
+        f"{name}.image={tuple(tower.image)} does not divide by {least}, what a token stands for.",
+    )
+
+
+def _check_stack(name, stack):
+    require(stack.width % stack.heads == 0, f"{name}.width={stack.width} does not divide by heads={stack.heads}.")
+    require(
+        stack.heads % stack.key_heads == 0,
+        f"{name}.heads={stack.heads} does not divide by key_heads={stack.key_heads}.",
+    )
+    if stack.position == "rotary":
+        size = stack.width // stack.heads
+        require(size % 2 == 0, f"{name}: rotary positions turn pairs, and a head is {size} wide: make it even.")
+    if "patch" in stack and not stack.get("crop", False):
+        extent = stack.image if "image" in stack else (stack.samples // stack.hop, stack.bands)
+        require(
+            all(size % patch == 0 for size, patch in zip(extent, stack.patch)),
+            f"{name}.patch={tuple(stack.patch)} does not divide {tuple(extent)}.",
+        )
