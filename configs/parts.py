@@ -74,7 +74,7 @@ def decoder(width: int, depth: int, heads: int, *, length: int, memories: tuple[
 def router(capacity: dict[str, float], **changes) -> dict:
     """Gates for the modalities that `capacity` names: the share of examples that each tower reads in training."""
     return {
-        "gate": "threshold",  # threshold | binary_concrete | hard_concrete
+        "gate": "threshold",  # threshold | binary_concrete | hard_concrete | top_1 | top_2
         "capacity": capacity,
         "dense_steps": 0,  # of training at first, whose towers read every example whatever the capacity
         "ladder": (0.0, 0.25, 0.5, 1.0),  # shares, of which evaluation takes the lowest that has room
@@ -229,6 +229,7 @@ def digits(split: str, *, image: tuple[int, int], length: int, **changes) -> dic
 def sharding() -> tuple:
     """Which mesh axes split which axes of a parameter, aligned at the right; scanned layers add an axis at the left."""
     return (
+        (r"router/", ()),  # a few hundred numbers
         (r"(query|key|value|up)/kernel$", ("fsdp", "tensor")),
         (r"(attention/out|down)/kernel$|embed/embedding$", ("tensor", "fsdp")),
         (r"kernel$", ("fsdp", None)),

@@ -7,6 +7,7 @@ hands the parts that it makes to the parts that need them.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from mmfuse.nn.norms import InstanceNorm, LayerNorm, RMSNorm
 from mmfuse.nn.positions import LearnedPosition, ResizedPosition, SinCosPosition
 from mmfuse.objectives.cost import count_flops
 from mmfuse.routing.evidence import PROBES
-from mmfuse.routing.gates import BinaryConcrete, HardConcrete, Threshold
+from mmfuse.routing.gates import BinaryConcrete, HardConcrete, Threshold, TopK
 from mmfuse.routing.router import Router
 from mmfuse.stack.block import SelfBlock
 from mmfuse.stack.stack import Segment, Stack
@@ -202,7 +203,13 @@ def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
     return Multimodal(towers, dual, single, router)
 
 
-GATES = {"threshold": Threshold, "binary_concrete": BinaryConcrete, "hard_concrete": HardConcrete}
+GATES = {
+    "threshold": Threshold,
+    "binary_concrete": BinaryConcrete,
+    "hard_concrete": HardConcrete,
+    "top_1": partial(TopK, 1),
+    "top_2": partial(TopK, 2),
+}
 
 
 def _router(model, vocabulary, dtype, rngs):

@@ -5,25 +5,23 @@ from tests import small
 
 
 def get_config():
-    """Towers that read half or three quarters of the rows, and damage that a router could notice."""
+    """Answers alone, towers that read half or three quarters of the rows, and damage that a router could notice."""
     config = small.get_config()
     damage = {"darkness": 0.2, "noise": 0.2, "audio_noise": 0.4, "gaps": 0.4, "missing": 0.1}
     with config.unlocked():
         config.sources.scenes.corruptions = damage
         description = {"take": "description", "number": 1, "length": 40}
-        for stream in config.streams.values():
-            stream.rows = 16
-            stream.text.source = description
-            stream.objectives.cost = 0.1
+        del config.streams.pairs
+        stream = config.streams.answers
+        stream.rows, stream.text.source, stream.objectives.cost = 16, description, 0.1
         # gaps are words, too, and leave less of the vocabulary for the others
-        config.streams.answers.text.target.length = 40
+        stream.text.target.length = 40
         config.objectives.cost = {"kind": "expected_cost"}
         capacity = {"image": 0.5, "audio": 0.75, "source": 0.5}
-        # a kill comes before and after the towers begin to read less
         config.model.router = parts.router(capacity, groups=8, open_at_first=0.0, ladder=(0.0, 1.0), dense_steps=5)
         config.model.single.memories = ("image", "audio", "source")
-        stream = config.evaluators.retrieval.stream.copy_and_resolve_references()
-        stream.text = {"source": description}
+        looked_at = config.evaluators.retrieval.stream.copy_and_resolve_references()
+        looked_at.text = {"source": description}
         source = {"kind": "scenes", "split": "test", "corruptions": damage}
-        config.evaluators = {"gating": {"kind": "gating", "source": source, "stream": stream}}
+        config.evaluators = {"gating": {"kind": "gating", "source": source, "stream": looked_at}}
     return config

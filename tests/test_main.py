@@ -127,7 +127,7 @@ def reached(workdir):
     return summary
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, uninterrupted, seed):
     draw = random.Random(seed)
     workdir = tmp_path / "killed"
@@ -143,22 +143,6 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, uninterrupted, se
         assert (workdir / name).read_bytes() == (uninterrupted / name).read_bytes(), name
     assert reached(workdir) == reached(uninterrupted)
     assert last_checkpoint(workdir) == last_checkpoint(uninterrupted)
-
-
-def test_a_run_with_a_router_that_was_killed_decides_the_same(tmp_path):
-    config, whole, killed = "tests/small_routed.py", tmp_path / "whole", tmp_path / "killed"
-    finish(whole, config=config)
-    process = start(killed, config=config)
-    wait_for_step(process, killed, 4)  # all is read up to step 5, and less from then on
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    finish(killed, config=config)
-    lines = metrics(killed)
-    assert lines == metrics(whole)
-    for name in ("image", "source"):
-        opened = [line[f"pairs/cost/open/{name}"] for line in lines]
-        assert min(opened[:5]) == 1 and max(opened[5:]) < 1
-        assert 0 <= json.loads((killed / "summary.json").read_text())[f"gating/open/{name}"] <= 1
 
 
 def test_a_signal_saves_and_says_so(tmp_path, uninterrupted):
@@ -211,19 +195,21 @@ def test_a_finished_run_speaks_of_a_persons_own_files(uninterrupted, tmp_path):
     assert f"--image={audio} cannot be used: not JPEG, PNG or WEBP" in output
 
 
-def test_eight_devices_take_over_from_one(tmp_path, uninterrupted):
-    workdir = tmp_path / "moved"
-    process = start(workdir)
-    wait_for_step(process, workdir, 7)
+def test_eight_devices_take_over_from_one_and_route_as_it_would(tmp_path):
+    config, whole, moved = "tests/small_routed.py", tmp_path / "whole", tmp_path / "moved"
+    finish(whole, config=config)
+    process = start(moved, config=config)
+    wait_for_step(process, moved, 4)  # the checkpoint of step 3 is begun; all is read up to step 5, less from then on
     process.kill()
     process.communicate()
-    alone = metrics(workdir)
-    finish(workdir, "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    moved = metrics(workdir)
-    # the checkpoint of step 3 is whole by step 7; what came after may be done again
-    assert [line["loss"] for line in moved[:3]] == [line["loss"] for line in alone[:3]]
-    expected = [line["loss"] for line in metrics(uninterrupted)]
-    assert [line["loss"] for line in moved] == pytest.approx(expected, rel=1e-4)
+    finish(moved, "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", config=config)
+    expected, lines = metrics(whole), metrics(moved)
+    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-4)
+    for name in ("image", "audio", "source"):
+        opened = [line[f"answers/cost/open/{name}"] for line in lines]
+        assert opened == pytest.approx([line[f"answers/cost/open/{name}"] for line in expected])
+        assert min(opened[:5]) == 1 and (name == "audio" or max(opened[5:]) < 1)
+        assert 0 <= json.loads((moved / "summary.json").read_text())[f"gating/open/{name}"] <= 1
 
 
 def test_evaluate_needs_a_run(tmp_path):
