@@ -226,10 +226,13 @@ def digits(split: str, *, image: tuple[int, int], length: int, **changes) -> dic
     }
 
 
-def sharding() -> tuple:
-    """Which mesh axes split which axes of a parameter, aligned at the right; scanned layers add an axis at the left."""
+def sharding(*own: tuple) -> tuple:
+    """Which mesh axes split which axes of a parameter, aligned at the right; scanned layers add an axis at the left.
+
+    `own` rules come first.
+    """
     return (
-        (r"router/", ()),  # a few hundred numbers
+        *own,
         (r"(query|key|value|up)/kernel$", ("fsdp", "tensor")),
         (r"(attention/out|down)/kernel$|embed/embedding$", ("tensor", "fsdp")),
         (r"kernel$", ("fsdp", None)),

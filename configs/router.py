@@ -80,6 +80,7 @@ def _towers(read):
 
 def _route(config):
     """A router, the price of reading, and what is measured of both."""
+    config.sharding = parts.sharding((r"router/", ()))  # a few hundred numbers, whole on every device
     config.model.router = parts.router(dict.fromkeys(MODALITIES, 0.6), groups=8)
     config.objectives.cost = {"kind": "expected_cost"}
     config.streams.scenes.objectives.cost = 0.3

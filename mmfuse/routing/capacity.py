@@ -115,7 +115,7 @@ def on_open(
 
     most = open_rows.reshape(groups, -1).sum(axis=1).max()
     needed = jnp.searchsorted(jnp.array(rungs), most)
-    return jax.lax.switch(needed, [rung(number) for number in rungs], tree, open_rows)
+    return jax.lax.switch(needed, [*map(rung, rungs)], tree, open_rows)
 
 
 def _slot(places, size):

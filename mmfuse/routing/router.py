@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mmfuse.routing.capacity import choose, on_open, room, taken
 from mmfuse.routing.evidence import Probe
 from mmfuse.routing.gates import Gate, Gates, anneal, straight_through
-from mmfuse.types import Batch
+from mmfuse.types import Batch, Signal, Text
 
 MATCHED, SPOKEN = ("caption",), ("prompt", "target")  # roles of text
 
@@ -41,8 +41,10 @@ class Reliability(nnx.Module):
         self.probe = probe
         self.up, self.down = nnx.Linear(probe.number, hidden, rngs=rngs), nnx.Linear(hidden, 1, rngs=rngs)
 
-    def __call__(self, signal) -> Float[Array, "B"]:
-        return self.down(jax.nn.relu(self.up(self.probe(signal))))[:, 0]
+    def __call__(self, part: Signal | Text, present: Bool[Array, "B"]) -> Float[Array, "B"]:
+        """The logit where the modality is present, 0 elsewhere, whatever stands there."""
+        statistics = jnp.where(present[:, None], self.probe(part), 0.0)
+        return jnp.where(present, self.down(jax.nn.relu(self.up(statistics)))[:, 0], 0.0)
 
 
 class Router(nnx.Module):
@@ -115,7 +117,7 @@ class Router(nnx.Module):
         ladder = self.ladder if moment is None else (self.capacity[self.modalities.index(name)],)
         return on_open(read, part, gates.open, groups=math.gcd(rows, self.groups), ladder=ladder)
 
-    def logits(self, batch: Batch) -> tuple[Float[Array, "B M"], Array]:
+    def logits(self, batch: Batch) -> tuple[Float[Array, "B M"], Bool[Array, "B M"]]:
         """The logits of the gates, and which modalities are there (B M)."""
         rows = len(batch.valid)
         parts = [batch.signals.get(name, batch.text.get(name)) for name in self.modalities]
@@ -124,10 +126,10 @@ class Router(nnx.Module):
         ]
         present = jnp.stack(there, axis=1) & batch.valid[:, None]
         relied = [
-            jnp.zeros(rows) if part is None else self.reliability[name](part)
-            for name, part in zip(self.modalities, parts)
+            jnp.zeros(rows) if part is None else self.reliability[name](part, present[:, index])
+            for index, (name, part) in enumerate(zip(self.modalities, parts))
         ]
-        reliability = jnp.where(present, jnp.stack(relied, axis=1), 0.0)
+        reliability = jnp.stack(relied, axis=1)
         task = jnp.array([[any(role in batch.text for role in roles) for roles in (MATCHED, SPOKEN)]], jnp.float32)
         known = [present.astype(jnp.float32), jnp.where(present, jax.nn.sigmoid(reliability), 0.0)]
         joined = jnp.concatenate([*known, jnp.broadcast_to(task, (rows, 2))], axis=1)

@@ -150,6 +150,25 @@ def test_the_gates_learn_from_what_they_let_through(routed, batch):
     assert np.abs(router["up"]["kernel"][...]).max() > 0
 
 
+def test_what_stands_where_nothing_is_has_no_say(routed, batch):
+    graph, state = nnx.split(routed, nnx.Param)
+    signals = {
+        name: signal._replace(
+            values=jnp.where(there(batch, name).reshape(-1, *(1,) * (signal.values.ndim - 1)), signal.values, jnp.nan)
+        )
+        for name, signal in batch.signals.items()
+    }
+
+    def loss(state, batch):
+        return nnx.merge(graph, state).router.logits(batch)[0].sum()
+
+    differentiate = jax.jit(jax.value_and_grad(loss))
+    value, gradient = differentiate(state, batch._replace(signals=signals))
+    expected, same = differentiate(state, batch)
+    assert value == expected
+    jax.tree.map(np.testing.assert_array_equal, gradient, same)
+
+
 def test_expected_cost_is_that_of_the_soft_gates(routed, batch):
     memory = encode(routed, batch)
     terms = ExpectedCost()(routed, memory, batch, jax.random.key(0))
