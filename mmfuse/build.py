@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from input_pipeline.names import require_known
 from mmfuse.fusion.gated_cross_attention import GatedCrossBlock
 from mmfuse.models.dual_tower import DualTower
-from mmfuse.models.multimodal import Multimodal
+from mmfuse.models.multimodal import TEXT_TOWER, Multimodal
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.nn.attention import Attention
 from mmfuse.nn.mlp import ACTIVATIONS, Mlp
@@ -182,6 +182,11 @@ def _convnet(config, vocabulary, dtype, rngs):
     return ConvNet(config.width, config.blocks, norm, pool, **shared)
 
 
+def reader(name: str) -> str:
+    """The tower that reads a modality: descriptions are texts."""
+    return TEXT_TOWER if name == "source" else name
+
+
 TOWERS = {"vit": _image_tower, "convnet": _convnet, "audio": _audio_tower, "text": _text_tower}
 
 
@@ -216,7 +221,7 @@ def _router(model, vocabulary, dtype, rngs):
     config = model.router
     probes = {name: lookup(PROBES, name, "modality with a probe")() for name in config.capacity}
     settings = {key: value for key, value in config.to_dict().items() if key not in ("gate", "dense_steps")}
-    towers = {name: model.towers["text" if name == "source" else name] for name in probes}
+    towers = {name: model.towers[reader(name)] for name in probes}
     costs = {name: _tower_flops(tower, vocabulary, dtype) for name, tower in towers.items()}
     return Router(probes, lookup(GATES, config.gate, "gate")(), costs=costs, **settings, rngs=rngs)
 
@@ -238,7 +243,7 @@ def _tower_flops(config, vocabulary, dtype):
 
 
 def _single(config, widths, vocabulary, dtype, rngs):
-    memories = {name: widths["text" if name == "source" else name] for name in config.memories}
+    memories = {name: widths[reader(name)] for name in config.memories}
     stack = _stack(config, dtype, rngs, cross_every=config.cross_every)
     position = _position(config, (config.length,), rngs)
     return SingleTower(config.width, stack, memories, vocabulary=vocabulary, position=position, dtype=dtype, rngs=rngs)

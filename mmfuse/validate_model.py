@@ -5,7 +5,7 @@ Widths that do not divide, parts that do not fit together: one sentence says wha
 
 from ml_collections import ConfigDict
 
-from mmfuse.build import GATES, TOWERS, lookup
+from mmfuse.build import GATES, TOWERS, lookup, reader
 from mmfuse.models.dual_tower import check_projections
 from mmfuse.routing.evidence import PROBES
 from mmfuse.towers.convnet import reach
@@ -42,7 +42,7 @@ def check_model(model: ConfigDict) -> None:
         _check_stack("model.single", model.single)
         for memory in model.single.memories:
             require(
-                ("text" if memory == "source" else memory) in model.towers,
+                reader(memory) in model.towers,
                 f"model.single.memories names '{memory}', which no tower makes: there are {', '.join(model.towers)}.",
             )
         depth, every = model.single.depth, model.single.cross_every
@@ -55,7 +55,7 @@ def _check_router(router, towers):
     for name, share in router.capacity.items():
         lookup(PROBES, name, "modality with a probe")
         require(
-            ("text" if name == "source" else name) in towers,
+            reader(name) in towers,
             f"model.router.capacity names '{name}', which no tower reads: there are {', '.join(towers)}.",
         )
         require(0 < share <= 1, f"model.router.capacity.{name} is {share}: write a share above 0, 1 at most.")
