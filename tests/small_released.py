@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -78,19 +79,25 @@ def letters() -> dict[str, bytes]:
     }
 
 
-def pieces() -> dict[str, bytes]:
-    """A sentencepiece tokenizer with the ids of the released SigLIP."""
+def train_pieces(sentences: Sequence[str], **settings) -> bytes:
+    """A sentencepiece model with the ids of the released SigLIP: padding 0, the end 1, the unknown 2."""
     written = io.BytesIO()
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES),
+        sentence_iterator=iter(sentences),
         model_writer=written,
-        vocab_size=60,
         hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
         minloglevel=2,
+        **ids,
+        **settings,
     )
+    return written.getvalue()
+
+
+def pieces() -> dict[str, bytes]:
+    """A sentencepiece tokenizer as the released SigLIP has it."""
     settings = {"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return {"spiece.model": written.getvalue(), "tokenizer_config.json": as_json({**settings, "model_max_length": 16})}
+    return {
+        "spiece.model": train_pieces(SENTENCES, vocab_size=60),
+        "tokenizer_config.json": as_json({**settings, "model_max_length": 16}),
+    }

@@ -1,14 +1,13 @@
 """Sentencepiece as SigLIP has it: the same ids as by its own tokenizer, whatever the text."""
 
-import io
 import random
 
 import numpy as np
 import pytest
-import sentencepiece
 from transformers import AutoTokenizer, SiglipTokenizer
 
 from mmfuse.weights.texts import load_texts
+from tests.small_released import train_pieces
 
 WORDS = (
     *("a", "photo", "of", "the", "toy", "cat,", "two", "DOGS;", "naïve", "café", "über", "den", "Fluß", "北京"),
@@ -58,22 +57,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:This sequence already has")
 
 @pytest.fixture(scope="module", params=["unigram", "bpe", "bytes"])
 def model(request):
-    """A tiny model with the ids of the released one: padding 0, the end 1, the unknown 2."""
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([" ".join(WORDS), "a photo of the toy cat", "two toy cats of the photo"] * 20),
-        model_writer=written,
+    """A tiny model with the ids of the released one."""
+    return train_pieces(
+        [" ".join(WORDS), "a photo of the toy cat", "two toy cats of the photo"] * 20,
         vocab_size=390 if request.param == "bytes" else 110,
         model_type="bpe" if request.param == "bpe" else "unigram",
         byte_fallback=request.param == "bytes",
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
     )
-    return written.getvalue()
 
 
 @pytest.mark.parametrize(
