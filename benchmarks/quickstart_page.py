@@ -109,9 +109,8 @@ def quickstart_page() -> str:
     waiting = f"{over_seeds(run['summary'] for run in runs)['data/wait_share'].mean:.2%}"
     longer, scenes = newest_of_each_seed(read("scenes")), "No run of it has been made to the end yet."
     if longer:
-        scenes = (
-            f"{runs_in_words(longer)}\n\n{_table(longer, [(*row[:2], AIMS.get(row[0], ''), row[3]) for row in ROWS])}"
-        )
+        rows = [(name, words, AIMS.get(name, ""), control) for name, words, _, control in ROWS]
+        scenes = f"{runs_in_words(longer)}\n\n{_table(longer, rows)}"
     return PAGE.format(runs=runs_in_words(runs), table=_table(runs, ROWS), waiting=waiting, scenes=scenes)
 
 
