@@ -19,7 +19,7 @@ def get_config():
         config.objectives.cost = {"kind": "expected_cost"}
         capacity = {"image": 0.5, "audio": 0.75, "source": 0.5}
         config.sharding = parts.sharding((r"router/", ()))
-        config.model.router = parts.router(capacity, groups=8, open_at_first=0.0, ladder=(0.0, 1.0), dense_steps=5)
+        config.model.router = parts.router(capacity, groups=8, open_at_first=0.0, ladder=(0.0, 1.0), dense_steps=2)
         config.model.single.memories = ("image", "audio", "source")
         looked_at = config.evaluators.retrieval.stream.copy_and_resolve_references()
         looked_at.text = {"source": description}

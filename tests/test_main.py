@@ -128,34 +128,25 @@ def reached(workdir):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, uninterrupted, seed):
+def test_killed_or_stopped_at_any_moment_it_goes_on_bit_for_bit(tmp_path, uninterrupted, seed):
     draw = random.Random(seed)
-    workdir = tmp_path / "killed"
-    for _ in range(3):
+    workdir = tmp_path / "interrupted"
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
         process = start(workdir)
         wait_for_step(process, workdir, min(STEPS, len(metrics(workdir)) + draw.randint(1, 4)))
         time.sleep(draw.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+        if number == signal.SIGTERM:
+            assert process.returncode == 75, output
+            assert "the same command goes on from there" in output
+            assert last_checkpoint(workdir)[0] == len(metrics(workdir)) < STEPS
     # another number of threads that prepare data changes nothing
     finish(workdir, f"--config.loader.workers={seed}")
     for name in ("metrics.jsonl", "evaluation.jsonl"):
         assert (workdir / name).read_bytes() == (uninterrupted / name).read_bytes(), name
     assert reached(workdir) == reached(uninterrupted)
     assert last_checkpoint(workdir) == last_checkpoint(uninterrupted)
-
-
-def test_a_signal_saves_and_says_so(tmp_path, uninterrupted):
-    workdir = tmp_path / "stopped"
-    process = start(workdir)
-    wait_for_step(process, workdir, 1)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 75, output
-    assert "the same command goes on from there" in output
-    assert last_checkpoint(workdir)[0] == len(metrics(workdir)) < STEPS
-    finish(workdir)
-    assert (workdir / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
 
 
 def test_a_finished_run_is_done(uninterrupted):
@@ -195,20 +186,20 @@ def test_a_finished_run_speaks_of_a_persons_own_files(uninterrupted, tmp_path):
     assert f"--image={audio} cannot be used: not JPEG, PNG or WEBP" in output
 
 
-def test_eight_devices_take_over_from_one_and_route_as_it_would(tmp_path):
+def test_four_devices_take_over_from_one_and_route_as_it_would(tmp_path):
     config, whole, moved = "tests/small_routed.py", tmp_path / "whole", tmp_path / "moved"
     finish(whole, config=config)
     process = start(moved, config=config)
-    wait_for_step(process, moved, 4)  # the checkpoint of step 3 is begun; all is read up to step 5, less from then on
+    wait_for_step(process, moved, 5)  # the checkpoint of step 3 is begun; all is read up to step 2, less from then on
     process.kill()
     process.communicate()
-    finish(moved, "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", config=config)
+    finish(moved, "--cpu_devices=4", config=config)
     expected, lines = metrics(whole), metrics(moved)
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-4)
     for name in ("image", "audio", "source"):
         opened = [line[f"answers/cost/open/{name}"] for line in lines]
         assert opened == pytest.approx([line[f"answers/cost/open/{name}"] for line in expected])
-        assert min(opened[:5]) == 1 and (name == "audio" or max(opened[5:]) < 1)
+        assert min(opened[:2]) == 1 and (name == "audio" or max(opened[2:]) < 1)
         assert 0 <= json.loads((moved / "summary.json").read_text())[f"gating/open/{name}"] <= 1
 
 
