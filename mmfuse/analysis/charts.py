@@ -16,11 +16,11 @@ POINTS = 120  # bins of a line
 COLOURS = 4  # of the style sheet; a fifth run has that of the first
 
 Number = int | float
-Series = Sequence[tuple[Number, Number]]  # (step, value)
+Series = Sequence[tuple[Number, Number]]  # (step, or what else a line goes over; value)
 
 
-def line_chart(title: str, runs: Mapping[str, Series]) -> Html:
-    """A figure with a line for each run; values that are not finite are left out."""
+def line_chart(title: str, runs: Mapping[str, Series], *, over: str = "steps") -> Html:
+    """A figure with a line for each run, over what x counts; values that are not finite are left out."""
     kept = {name: [(x, y) for x, y in series if math.isfinite(y)] for name, series in runs.items()}
     points = [point for series in kept.values() for point in series]
     if not points:
@@ -41,7 +41,7 @@ def line_chart(title: str, runs: Mapping[str, Series]) -> Html:
         *drawn,
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
-        aria_label=f"{title} over steps; at the end {spoken}",
+        aria_label=f"{title} over {over}; at the end {spoken}",
     )
     return tag(
         "figure",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mmfuse.analysis.cards import Looks, answer_cards, neighbour_rows, pointing_table
 from mmfuse.analysis.charts import number, run_class
+from mmfuse.analysis.gates import gate_charts
 from mmfuse.analysis.html import Html, data_block, join, tag
 from mmfuse.analysis.record import Record, named, read_record, with_controls
 from mmfuse.analysis.sections import Section, charts, facts, headline_tiles, number_tables, show_section, spoken, table
@@ -53,8 +54,11 @@ def run_page(record: Record) -> Html:
     parts += [
         Section("numbers", "Numbers beside their controls", number_tables(record)),
         Section("curves", "Curves", charts({record.name: record})),
-        Section("facts", "Where this comes from", facts(record)),
     ]
+    gates = gate_charts(record.summary)
+    if gates:
+        parts.append(Section("gates", "Gates, as what they guard gets worse", gates))
+    parts.append(Section("facts", "Where this comes from", facts(record)))
     return page(f"Run {record.name}", headline_tiles(record), parts, looks)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from mmfuse.analysis import report
 from mmfuse.analysis.charts import line_chart, number, ticks
+from mmfuse.analysis.gates import gate_charts
 from mmfuse.analysis.html import data_block, join, tag
 from mmfuse.analysis.record import headlines, read_record, split_control, with_controls
 from tests.small_report import HOSTILE, write_workdir
@@ -182,6 +183,20 @@ def test_a_chart_draws_values_where_they_are():
     rules = [float(attributes["y1"]) for attributes, _ in chart.find("line")]
     assert points == [(46, min(rules)), (308, max(rules))]
     assert line_chart("loss", {"run": [(1, float("inf"))]}) == ""
+
+
+def test_gates_are_drawn_from_clean_to_the_worst():
+    levels = {f"gating/soft/audio/noise/{level}": 1 - level / 10 for level in (5, 1, 3)}
+    other = {"gating/open/audio/noise/5": 0.25, "gating/soft/image": 0.5, "gating/soft/audio/clean": 1.0}
+    chart = Page(gate_charts(levels | other))
+    (figure,) = chart.find("figure")
+    assert figure[1].startswith("audio: noise") and "over levels of damage" in chart.find("svg")[0][0]["aria-label"]
+    (soft,) = chart.find("polyline", class_="raw run1")
+    places = [tuple(map(float, pair.split(","))) for pair in soft[0]["points"].split()]
+    assert [round((x - 46) / 262, 2) for x, _ in places] == [0.0, 0.2, 0.6, 1.0]
+    assert [y for _, y in places] == sorted(y for _, y in places)  # down, as the gate shuts
+    assert len(chart.find("circle", class_="dot run0")) == 1
+    assert gate_charts({"gating/open/audio": 1.0, "vqa/accuracy": 0.5}) == ""
 
 
 def test_text_is_escaped_once():
