@@ -133,6 +133,11 @@ class Batch(NamedTuple):
     concept: Int[Any, "B"]  # equal where two rows show the same thing
     origin: Int[Any, "B 2"]  # (source, index): leads back to the record
 
+    def present(self, name: str) -> Bool[Any, "B C"]:
+        """Whether the signal, or each text of the role, is there; C = 1 for a signal. Holes are not there."""
+        there = self.signals[name].present[:, None] if name in self.signals else self.text[name].present
+        return there & self.valid[:, None]
+
 
 class Tokens(NamedTuple):
     """A sequence of vectors with what there is to know about each of them."""

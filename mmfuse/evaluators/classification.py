@@ -23,7 +23,6 @@ from input_pipeline.transforms.text import clean_text
 from mmfuse.evaluators.calibration import brier_score, calibration_error
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.evaluators.ranking import chance_precision, rank
-from mmfuse.models.memory import present
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.sharding import batch_shards
 from mmfuse.training.state import TrainState
@@ -90,12 +89,12 @@ class Classification:
         def describe(state, batch):
             model = merge(state)
             assert model.dual is not None, "validated to be there"
-            there = present(batch, "caption")[..., None]
+            there = batch.present("caption")[..., None]
             mean = jnp.where(there, model.encode(batch).embeddings["caption"], 0).sum(axis=1)
             return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12), model.dual.scale
 
         def embed(state, batch):
-            return merge(state).encode(batch).embeddings[signal][:, 0], present(batch, signal)[:, 0]
+            return merge(state).encode(batch).embeddings[signal][:, 0], batch.present(signal)[:, 0]
 
         shards = batch_shards(mesh)
         rows = -(-min(len(classes), MOST_ROWS) // shards) * shards

@@ -15,7 +15,6 @@ from jaxtyping import Bool
 from sklearn.metrics import roc_auc_score
 
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
-from mmfuse.models.memory import present
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
 
@@ -32,7 +31,7 @@ class Gating:
         def decide(state, batch):
             router = merge(state).router
             gates = router(batch)
-            return {name: (gate.open, gate.soft, present(batch, name).any(axis=1)) for name, gate in gates.items()}
+            return {name: (gate.open, gate.soft, batch.present(name).any(axis=1)) for name, gate in gates.items()}
 
         self.merge, self.sweep = merge, Sweep(stream, decide, mesh, workers=workers)
 

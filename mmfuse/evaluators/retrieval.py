@@ -16,7 +16,6 @@ from jaxtyping import Float, Int, Shaped
 
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.evaluators.ranking import chance_precision, chance_recall, rank
-from mmfuse.models.memory import present
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
 from mmfuse.types import Caption
@@ -54,7 +53,7 @@ class Retrieval:
 
         def embed(state, batch):
             memory = merge(state).encode(batch)
-            return {name: (memory.embeddings[name], present(batch, name)) for name in self.names}
+            return {name: (memory.embeddings[name], batch.present(name)) for name in self.names}
 
         self.sweep = Sweep(stream, embed, mesh, workers=workers)
 

@@ -33,15 +33,9 @@ class Memory(NamedTuple):
     gates: dict[str, Gates]
 
     def taking_part(self, batch: Batch, name: str) -> Bool[Array, "B C"]:
-        """`present`, but for what a gate has shut."""
-        there = present(batch, name)
+        """`Batch.present`, but for what a gate has shut."""
+        there = batch.present(name)
         return there & self.gates[name].open[:, None] if name in self.gates else there
-
-
-def present(batch: Batch, name: str) -> Bool[Array, "B C"]:
-    """Whether the signal, or each text of the role, is there; C = 1 for a signal. Holes are not there."""
-    there = batch.signals[name].present[:, None] if name in batch.signals else batch.text[name].present
-    return there & batch.valid[:, None]
 
 
 def keep_evidence(memory: Memory, keep: Bool[Array, ""]) -> Memory:

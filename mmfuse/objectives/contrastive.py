@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from mmfuse.models.dual_tower import DualTower
-from mmfuse.models.memory import Memory, present
+from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.nn.losses.contrastive import info_nce, pairwise_sigmoid
 from mmfuse.objectives.objective import Terms
@@ -40,7 +40,7 @@ class Contrastive:
 
     def weight(self, batch: Batch) -> Float[Array, "B"]:
         """1 where both sides of some pair are there."""
-        both = [present(batch, a).any(axis=1) & present(batch, b).any(axis=1) for a, b in self.between]
+        both = [batch.present(a).any(axis=1) & batch.present(b).any(axis=1) for a, b in self.between]
         return jnp.stack(both).any(axis=0).astype(jnp.float32)
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:

@@ -16,7 +16,7 @@ from jax import Array
 from jax.scipy.special import entr
 from jaxtyping import Bool, Float
 
-from mmfuse.models.memory import Memory, present
+from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.nn.losses import routing as losses
 from mmfuse.objectives.objective import Terms
@@ -76,7 +76,7 @@ def entropy_floor(floor: float) -> GateLoss:
 
 def _columns(memory, batch):
     """How likely each gate is to be open, and where there is one, both (B M)."""
-    there = [present(batch, name).any(axis=1) for name in memory.gates]
+    there = [batch.present(name).any(axis=1) for name in memory.gates]
     return jnp.stack([gates.soft for gates in memory.gates.values()], axis=1), jnp.stack(there, axis=1)
 
 

@@ -120,14 +120,13 @@ class Router(nnx.Module):
     def logits(self, batch: Batch) -> tuple[Float[Array, "B M"], Bool[Array, "B M"]]:
         """The logits of the gates, and which modalities are there (B M)."""
         rows = len(batch.valid)
-        parts = [batch.signals.get(name, batch.text.get(name)) for name in self.modalities]
-        there = [
-            jnp.zeros(rows, bool) if part is None else part.present.reshape(rows, -1).any(axis=1) for part in parts
-        ]
-        present = jnp.stack(there, axis=1) & batch.valid[:, None]
+        parts = {name: batch.signals.get(name, batch.text.get(name)) for name in self.modalities}
+        none = jnp.zeros(rows, bool)
+        there = [none if part is None else batch.present(name).any(axis=1) for name, part in parts.items()]
+        present = jnp.stack(there, axis=1)
         relied = [
             jnp.zeros(rows) if part is None else self.reliability[name](part, present[:, index])
-            for index, (name, part) in enumerate(zip(self.modalities, parts))
+            for index, (name, part) in enumerate(parts.items())
         ]
         reliability = jnp.stack(relied, axis=1)
         task = jnp.array([[any(role in batch.text for role in roles) for roles in (MATCHED, SPOKEN)]], jnp.float32)

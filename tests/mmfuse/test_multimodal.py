@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mmfuse.build import make_model
-from mmfuse.models.memory import join_items, keep_evidence, present, valid_values
+from mmfuse.models.memory import join_items, keep_evidence, valid_values
 from mmfuse.towers.tower import TowerOutput
 from mmfuse.types import Tokens
 
@@ -94,13 +94,13 @@ def test_an_absent_modality_is_zero_and_padding(encode, batch):
     for name, there in (("image", [0, 1]), ("audio", [0, 2])):
         lengths = np.linalg.norm(memory.embeddings[name][:, 0], axis=-1)
         np.testing.assert_allclose(lengths, np.isin(np.arange(3), there), atol=1e-5)
-        np.testing.assert_array_equal(present(batch, name)[:, 0], np.isin(np.arange(3), there))
+        np.testing.assert_array_equal(batch.present(name)[:, 0], np.isin(np.arange(3), there))
 
 
 def test_a_hole_is_present_nowhere(batch):
     hole = batch._replace(valid=jnp.array([True, False, True]))
     for name in ("image", "caption"):
-        assert not present(hole, name)[1].any() and present(hole, name)[0].all()
+        assert not hole.present(name)[1].any() and hole.present(name)[0].all()
 
 
 def test_captions_have_embeddings_of_their_own(encode, batch):

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from configs import parts
 from mmfuse.build import make_model
-from mmfuse.models.memory import present
 from mmfuse.objectives.contrastive import Contrastive, softmax_loss
 from mmfuse.objectives.generation import Generation
 from mmfuse.objectives.routing import ExpectedCost
@@ -60,7 +59,7 @@ def encode(model, batch, **arguments):
 
 
 def there(batch, name):
-    return np.asarray(present(batch, name).any(axis=1))
+    return np.asarray(batch.present(name).any(axis=1))
 
 
 def test_costs_are_shares_of_the_flops_of_the_towers(routed):
