@@ -86,6 +86,11 @@ def router(capacity: dict[str, float], **changes) -> dict:
     }
 
 
+def prefix(**changes) -> dict:
+    """Tokens that say which modalities there are and how far they go; `memories` of the decoder names them `prefix`."""
+    return {"drop": 0.1, **changes}  # share of the examples in training that are told nothing
+
+
 def optimizer(learning_rate: float, *, warmup: int, **changes) -> dict:
     """AdamW; the `(regex, rule)` lists go by the names of parameters, and the first match counts."""
     return {

@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 
 from input_pipeline.names import require_known
 from mmfuse.fusion.gated_cross_attention import GatedCrossBlock
+from mmfuse.fusion.prefix import ModalityPrefix
 from mmfuse.models.dual_tower import DualTower
-from mmfuse.models.multimodal import TEXT_TOWER, Multimodal
+from mmfuse.models.multimodal import PREFIX, TEXT_TOWER, Multimodal
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.nn.attention import Attention
 from mmfuse.nn.mlp import ACTIVATIONS, Mlp
@@ -205,7 +206,8 @@ def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
     dual = DualTower(widths, **model.dual.to_dict(), dtype=dtype, rngs=rngs) if "dual" in model else None
     single = _single(model.single, widths, vocabulary, dtype, rngs) if "single" in model else None
     router = _router(model, vocabulary, dtype, rngs) if "router" in model else None
-    return Multimodal(towers, dual, single, router)
+    prefix = _prefix(model, dtype, rngs) if "prefix" in model else None
+    return Multimodal(towers, dual, single, router, prefix)
 
 
 GATES = {
@@ -243,7 +245,13 @@ def _tower_flops(config, vocabulary, dtype):
 
 
 def _single(config, widths, vocabulary, dtype, rngs):
+    widths = widths | {PREFIX: config.width}
     memories = {name: widths[reader(name)] for name in config.memories}
     stack = _stack(config, dtype, rngs, cross_every=config.cross_every)
     position = _position(config, (config.length,), rngs)
     return SingleTower(config.width, stack, memories, vocabulary=vocabulary, position=position, dtype=dtype, rngs=rngs)
+
+
+def _prefix(model, dtype, rngs):
+    modalities = [name for name in model.single.memories if name != PREFIX]
+    return ModalityPrefix(modalities, model.single.width, **model.prefix.to_dict(), dtype=dtype, rngs=rngs)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from mmfuse.build import GATES, TOWERS, lookup, reader
 from mmfuse.models.dual_tower import check_projections
+from mmfuse.models.multimodal import PREFIX
 from mmfuse.routing.evidence import PROBES
 from mmfuse.towers.convnet import reach
 from mmfuse.types import ConfigError
@@ -38,9 +39,10 @@ def check_model(model: ConfigDict) -> None:
         check_projections("model.dual.projection", model.dual.projection.to_dict(), widths, model.dual.embedding)
     if "router" in model:
         _check_router(model.router, model.towers)
+    _check_prefix(model)
     if "single" in model:
         _check_stack("model.single", model.single)
-        for memory in model.single.memories:
+        for memory in set(model.single.memories) - {PREFIX}:
             require(
                 reader(memory) in model.towers,
                 f"model.single.memories names '{memory}', which no tower makes: there are {', '.join(model.towers)}.",
@@ -64,6 +66,17 @@ def _check_router(router, towers):
         ladder == tuple(sorted(ladder)) and ladder[-1:] == (1.0,),
         f"model.router.ladder is {ladder}: write rising shares of which the last is 1.0.",
     )
+
+
+def _check_prefix(model):
+    given, read = "prefix" in model, PREFIX in model.get("single", {}).get("memories", ())
+    require(
+        given == read,
+        f"model.prefix and model.single.memories go together: {'name' if given else 'there is no model.prefix for'} "
+        f"'{PREFIX}' among the memories.",
+    )
+    drop = model.prefix.drop if given else 0.0
+    require(0 <= drop < 1, f"model.prefix.drop is {drop}: write a share of the examples, less than 1.")
 
 
 def _check_convnet(name, tower):

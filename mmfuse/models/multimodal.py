@@ -7,11 +7,13 @@ the single tower decodes text over it. Towers are owned here, once, and shared b
 from collections.abc import Mapping
 from typing import cast
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
+from mmfuse.fusion.prefix import ModalityPrefix, Told, expected_alignment
 from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.memory import Memory, join_items, valid_values
 from mmfuse.models.single_tower import SingleTower
@@ -22,6 +24,7 @@ from mmfuse.types import Batch, Text
 
 TEXT_TOWER = "text"
 ENCODED_ROLES = ("source", "caption")
+PREFIX = "prefix"  # the memory that says which modalities there are
 
 
 class Multimodal(nnx.Module):
@@ -33,12 +36,14 @@ class Multimodal(nnx.Module):
         dual: DualTower | None,
         single: SingleTower | None,
         router: Router | None = None,
+        prefix: ModalityPrefix | None = None,
     ):
         """Args: `towers` by the name of their signal; `text` reads the roles `source` and `caption`."""
         self.towers = nnx.Dict(towers)
         self.dual = dual
         self.single = cast(SingleTower, single)  # whoever decodes has been validated to have one
         self.router = cast(Router, router)  # None where every tower reads every example
+        self.prefix = prefix
 
     def encode(self, batch: Batch, probe: dict | None = None, moment: Moment | None = None) -> Memory:
         """Runs the towers of all signals, and of the texts that are to be encoded, in the batch.
@@ -57,6 +62,9 @@ class Multimodal(nnx.Module):
         for role in ENCODED_ROLES:
             if role in batch.text:
                 self._remember(memory, role, TEXT_TOWER, batch.text[role], probe, moment)
+        if self.prefix is not None:
+            key = None if moment is None else jax.random.fold_in(moment.key, 1)
+            memory.tokens[PREFIX] = self.prefix(self._told(memory, batch), batch.valid, key)
         return memory
 
     def embed_image(self, pixels: Num[Array, "B h w c"]) -> Float[Array, "B E"]:
@@ -96,6 +104,19 @@ class Multimodal(nnx.Module):
     def similarity(self, image: Float[Array, "A E"], text: Float[Array, "B E"]) -> Float[Array, "A B"]:
         """The logits of unit embeddings: cosines, times the learned scale, plus the learned bias where there is one."""
         return self._head.logits(image, text)
+
+    def _told(self, memory, batch) -> Told:
+        """What is known of the modalities that the prefix speaks of."""
+        names = cast(ModalityPrefix, self.prefix).modalities
+        none = jnp.zeros(len(batch.valid), bool)
+        there = {name: batch.present(name).any(axis=1) if name in memory.tokens else none for name in names}
+        part = {name: memory.taking_part(batch, name).any(axis=1) if name in memory.tokens else none for name in names}
+        relied = [memory.gates[name].soft if name in memory.gates else part[name].astype(jnp.float32) for name in names]
+        embedded = {name: memory.embeddings[name][:, 0] for name in names if name in memory.embeddings}
+        aligned = expected_alignment(embedded, part)
+        alignment = [aligned.get(name, jnp.zeros(len(batch.valid))) for name in names]
+        columns = [*there.values()], [*part.values()], relied, alignment
+        return Told(*(jnp.stack(column, axis=1) for column in columns))
 
     @property
     def _head(self) -> DualTower:

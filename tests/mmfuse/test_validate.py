@@ -58,6 +58,12 @@ WRONG = [
     ),
     ({"model.towers.image": CONVNET | {"patch": (12, 4)}}, r"\(64, 64\) does not divide by \(48, 16\)"),
     ({"model.towers.image": CONVNET | {"blocks": ()}}, "image.blocks is empty"),
+    ({"model.prefix": {"drop": 0.1}}, "model.single.memories go together: name 'prefix' among the memories"),
+    ({"model.single.memories": ("prefix", "image")}, "there is no model.prefix for 'prefix' among the memories"),
+    (
+        {"model.prefix": {"drop": 1.0}, "model.single.memories": ("prefix", "image", "audio")},
+        "model.prefix.drop is 1.0: write a share",
+    ),
     ({"model.towers.image": CONVNET | {"blocks": (1, 0)}}, "image.blocks is 0: write a number above 0"),
     ({"evaluators.vqa.stream.text.prompt.packed": 2}, "text.prompt.packed is 2"),
     ({"streams.answers.text.target.languages": ("en",)}, "a text of 'questions' does not say its language"),
