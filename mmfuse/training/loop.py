@@ -7,7 +7,6 @@ stopped. SIGTERM and SIGINT save first: nothing is done again.
 """
 
 import logging
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from input_pipeline.rejections import Rejections
 from mmfuse.objectives.cost import model_flops_utilization
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.metrics import MetricWriter, format_progress
+from mmfuse.training.processes import StopSignals
 from mmfuse.training.sharding import place
 from mmfuse.training.state import TrainState
 from mmfuse.types import MmfuseError
@@ -94,7 +94,7 @@ def train(
     first = int(state.step)
     clock = _Clock(run, first, steps)
     logged, rejections = None, Rejections(rejected_share)
-    with _StopSignals() as signals:
+    with StopSignals() as signals:
         for step, loaded in zip(
             range(first + 1, steps + 1), clock.wait(load(run.streams, range(first, steps), workers=workers))
         ):
@@ -105,7 +105,7 @@ def train(
             if logged is not None:
                 _log(run, clock, *logged, log_every)
             logged = step, metrics, tally
-            last, stops = step == steps, signals.received
+            last, stops = step == steps, signals.received(step)
             evaluates = last or step % evaluate_every == 0
             saves = last or stops or run.checkpointer.due(step)
             if saves or evaluates:
@@ -171,19 +171,3 @@ class _Clock:
         }
         self.last, self.step, self.waited = now, step, 0.0
         return timing
-
-
-class _StopSignals:
-    """Remembers that SIGTERM or SIGINT came, until the step is done."""
-
-    def __enter__(self):
-        self.received = False
-        self.before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def _receive(self, number, frame):
-        self.received = True
-
-    def __exit__(self, *exception):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

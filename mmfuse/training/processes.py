@@ -1,0 +1,61 @@
+"""How do several processes become one run?
+
+Each is started with the same command, on its own machine, and says who is the first. From then on JAX sees the devices
+of all: a mesh spans them, each process reads its own part of the records, the first one writes what is written.
+"""
+
+import signal
+
+import jax
+from jax.experimental import multihost_utils
+
+from mmfuse.types import ConfigError
+
+AUTO = "auto"
+
+
+def join_processes(coordinator: str | None, number: int | None, index: int | None) -> None:
+    """Waits for the others; to be called before anything else of JAX.
+
+    Args:
+      coordinator: host:port of the first process; `auto` where the cluster knows (SLURM, Cloud TPU, Kubernetes, Open
+        MPI); None where there is one process alone.
+      number, index: of the processes, and which this one is; None where the cluster knows.
+
+    Raises:
+      ConfigError: the others cannot be found.
+    """
+    if coordinator is None:
+        if number is not None or index is not None:
+            raise ConfigError("--processes and --process need --coordinator: host:port of the first process, or auto.")
+        return
+    try:
+        jax.distributed.initialize(None if coordinator == AUTO else coordinator, number, index)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"--coordinator={coordinator}: {str(error).splitlines()[0]} Say --coordinator=host:port of the first "
+            "process, --processes=how many there are and --process=which of them this is, from 0."
+        ) from error
+
+
+class StopSignals:
+    """Whether a run was asked to stop, by SIGTERM or SIGINT; known when a step is done.
+
+    Where there are several processes, SIGTERM to one of them is passed on by JAX, and all stop at the same step.
+    """
+
+    def __enter__(self):
+        self._received, numbers = False, (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
+        self._before = {number: signal.signal(number, self._receive) for number in numbers}
+        return self
+
+    def received(self, step: int) -> bool:
+        """Whether to stop after this step; to be asked after each."""
+        return self._received if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+
+    def _receive(self, number, frame):
+        self._received = True
+
+    def __exit__(self, *exception):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
