@@ -105,7 +105,8 @@ def _pixels(config, channels):
 def _of_open_clip(path):
     config = read_json(path)
     with understanding(path):
-        settings, extent = config.get("preprocess_cfg") or {}, as_pair(config["model_cfg"]["vision_cfg"]["image_size"])
+        settings = config.get("preprocess_cfg") or {}
+        extent = as_pair(config["model_cfg"]["vision_cfg"].get("image_size", 224))
         mode, squares = settings.get("resize_mode") or "shortest", extent[0] == extent[1]
         if mode not in ("shortest", "squash") or (mode == "shortest" and not squares):
             raise CheckpointError(

@@ -21,13 +21,13 @@ from ml_collections import ConfigDict
 from input_pipeline.tokenizers import CaptionTokenizer
 from input_pipeline.transforms.resizing import Resizing
 from mmfuse.build import lookup, make_model
-from mmfuse.models.dual_tower import DualTower
+from mmfuse.models.dual_tower import DualTower, check_projections
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import shard_by_rules
 from mmfuse.types import CheckpointError
 from mmfuse.weights.clip import CLIP
-from mmfuse.weights.open_clip import OPEN_CLIP
+from mmfuse.weights.open_clip import CUSTOM_TEXT, OPEN_CLIP
 from mmfuse.weights.preprocessing import PREPROCESSOR, load_pixels, open_clip_resizing, preprocessor_config
 from mmfuse.weights.siglip import SIGLIP, SIGLIP2
 from mmfuse.weights.tensors import (
@@ -41,10 +41,10 @@ from mmfuse.weights.tensors import (
     write_tensors,
 )
 from mmfuse.weights.tokenizer import released_files
-from mmfuse.weights.transformers import CONFIG, Family, difference
+from mmfuse.weights.transformers import CONFIG, Family, difference, projection
 
 FAMILIES = {"clip": CLIP, "siglip": SIGLIP, "siglip2": SIGLIP2}  # of transformers, by their `model_type`
-FORMATS = {"hf": FAMILIES, "open_clip": {"open_clip": OPEN_CLIP}}
+FORMATS = {"hf": FAMILIES, "open_clip": {"CLIP": OPEN_CLIP, "CustomTextCLIP": CUSTOM_TEXT}}
 REPLICATED = ((".*", ()),)
 
 
@@ -141,7 +141,7 @@ def save_pretrained(
     tensors = list(family.table(config.model).to_theirs(parameters))
     folder, image = Path(folder), config.model.towers.image
     files = {} if tokenizer is None else released_files(tokenizer, config.model.towers.text.length)
-    if family is OPEN_CLIP:
+    if form == "open_clip":
         theirs["preprocess_cfg"] |= {} if resizing is None else open_clip_resizing(resizing)
         # any name that is not empty makes open_clip read the tokenizer of this folder
         theirs["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": folder.name} if files else {}
@@ -181,7 +181,9 @@ def counterpart(config: ConfigDict, *, form: str = "hf") -> tuple[Family, dict[s
 def _family(folder) -> tuple[Family, dict[str, Any]]:
     named = (folder / OPEN_CLIP.config).is_file()
     if named and ((folder / OPEN_CLIP.weights).is_file() or not (folder / CONFIG).is_file()):
-        return OPEN_CLIP, read_json(folder / OPEN_CLIP.config)
+        theirs = read_json(folder / OPEN_CLIP.config)
+        with understanding(folder / OPEN_CLIP.config):
+            return CUSTOM_TEXT if theirs["model_cfg"].get("custom_text") else OPEN_CLIP, theirs
     theirs = read_json(folder / CONFIG)
     kind = theirs.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
@@ -203,17 +205,19 @@ def _form(config):
     """What of a model's config makes the function that it computes, given its parameters."""
     model = config.model.to_dict()
     towers, dual = model["towers"], model["dual"]
-    projection = {name: dual.get("projection", {}).get(name, "linear") for name in towers}
+    projections = {name: projection(config.model, name) for name in towers}
     bias = None if dual["bias"] is None else "a number"
-    return {"towers": towers, "dual": {"projection": projection, "bias": bias}}
+    return {"towers": towers, "dual": {"projection": projections, "bias": bias}}
 
 
 def _config(folder):
     family, theirs = _family(folder)
     with understanding(folder / family.config):
         config = ConfigDict(family.to_ours(theirs))
+        dual, widths = config.model.dual, {name: tower.width for name, tower in config.model.towers.items()}
+        check_projections("model.dual.projection", dual.projection.to_dict(), widths, dual.embedding)
         _abstract(config)
-    if family is not OPEN_CLIP:
+    if family.config == CONFIG:
         image = config.model.towers.image
         image.update(load_pixels(folder, image.channels))
     return config

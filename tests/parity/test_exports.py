@@ -67,7 +67,7 @@ def test_transformers_gives_the_same_number_for_a_file_and_a_string(kind, tmp_pa
 def test_open_clip_gives_the_same_number_for_a_file_and_a_string(resizing, tmp_path):
     sizes = {"vision_cfg": {"image_size": 24, "patch_size": 8, "width": 64, "layers": 1}}
     words = {"text_cfg": {"context_length": 20, "vocab_size": 303, "width": 16, "heads": 4, "layers": 2}}
-    config = ConfigDict(FORMATS["open_clip"]["open_clip"].to_ours({"model_cfg": {"embed_dim": 8, **sizes, **words}}))
+    config = ConfigDict(FORMATS["open_clip"]["CLIP"].to_ours({"model_cfg": {"embed_dim": 8, **sizes, **words}}))
     words = train_tokenizer(small_released.SENTENCES, vocab_size=303)
     config.model.towers.text.eos = 2  # of our tokenizer; the highest id is a word
     parts = {"form": "open_clip", "tokenizer": words, "resizing": resizing}
