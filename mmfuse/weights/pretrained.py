@@ -40,7 +40,7 @@ from mmfuse.weights.tensors import (
     write_hash,
     write_tensors,
 )
-from mmfuse.weights.tokenizer import released_files
+from mmfuse.weights.tokenizer import ReleasedTokenizer, released_files
 from mmfuse.weights.transformers import CONFIG, Family, difference, projection
 
 FAMILIES = {"clip": CLIP, "siglip": SIGLIP, "siglip2": SIGLIP2}  # of transformers, by their `model_type`
@@ -140,12 +140,16 @@ def save_pretrained(
     parameters["dual/log_scale"] = jnp.minimum(dual.log_scale[...], dual.max_log_scale)
     tensors = list(family.table(config.model).to_theirs(parameters))
     folder, image = Path(folder), config.model.towers.image
+    clean = tokenizer.clean if isinstance(tokenizer, ReleasedTokenizer) else None
     files = {} if tokenizer is None else released_files(tokenizer, config.model.towers.text.length)
     if form == "open_clip":
         theirs["preprocess_cfg"] |= {} if resizing is None else open_clip_resizing(resizing)
         # any name that is not empty makes open_clip read the tokenizer of this folder
         theirs["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": folder.name} if files else {}
+        theirs["model_cfg"]["text_cfg"] |= {"tokenizer_kwargs": {"clean": clean}} if clean else {}
     else:
+        if clean not in (None, "whitespace"):
+            raise CheckpointError(f"transformers has no '{clean}' before a tokenizer: take --format=open_clip.")
         files[PREPROCESSOR] = as_json(preprocessor_config(image, theirs["model_type"], resizing))
     write_files(folder, {family.config: as_json(theirs), **files})
     write_tensors(folder / family.weights, tensors)

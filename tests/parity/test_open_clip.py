@@ -67,7 +67,7 @@ def vit_tiny_patch5_siglip_23(*args, **settings):
     return vit_base_patch16_siglip_224(*args, **sizes, **settings)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def tiny_tower():
     sizes = {"width": 24, "depth": 2, "heads": 3, "mlp": 36, "patch": (5, 5), "image": (23, 23), "activation": "gelu"}
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +83,7 @@ def make(config):
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def case(request, tmp_path_factory):
+def case(request, tiny_tower, tmp_path_factory):
     config, folder = CONFIGS[request.param], tmp_path_factory.mktemp(request.param)
     (model_class, family), settings = make(config)
     reference = scramble(model_class(**settings))
@@ -165,7 +165,7 @@ def test_what_we_have_no_part_for_is_refused(tmp_path, part, changes):
         ({"timm_proj": "none"}, "is 'none', and the tower is 24 wide where the shared space has 13"),
     ],
 )
-def test_what_a_tower_of_timm_does_not_have_is_refused(tmp_path, changes, said):
+def test_what_a_tower_of_timm_does_not_have_is_refused(tiny_tower, tmp_path, changes, said):
     config = CONFIGS["projected"] | {"vision_cfg": CONFIGS["projected"]["vision_cfg"] | changes}
     (tmp_path / OPEN_CLIP.config).write_text(json.dumps({"model_cfg": config}))
     with pytest.raises(CheckpointError, match=said):
