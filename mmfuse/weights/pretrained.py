@@ -19,7 +19,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from input_pipeline.tokenizers import CaptionTokenizer
-from input_pipeline.transforms.resizing import Resizing
+from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse.build import lookup, make_model
 from mmfuse.models.dual_tower import DualTower, check_projections
 from mmfuse.models.multimodal import Multimodal
@@ -118,7 +118,7 @@ def save_pretrained(
     *,
     form: str = "hf",
     tokenizer: CaptionTokenizer | None = None,
-    resizing: Resizing | None = None,
+    resizing: Resizing | GridResizing | None = None,
 ) -> None:
     """Writes a model as a folder that other libraries load, with the SHA-256 of each file beside it.
 

@@ -40,7 +40,7 @@ WORDS = ENCODER | {"max_position_embeddings": "length", "eos_token_id": "eos"}
 # What the towers of all families are.
 PLAIN = {"norm": "layer", "position": "learned", "remat": False, "unroll": False}
 # What a tower has that no family says anything of.
-FREE = ("remat", "unroll", "crop", "center", "scale")
+FREE = ("remat", "unroll", "crop", "center", "scale", "places")
 
 
 class Family(NamedTuple):
