@@ -4,14 +4,20 @@ A folder is as transformers or open_clip writes it; docs/weights.md says which t
 so that the config holds it: the model, how pictures are resized, how long texts are.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 from configs import parts
+from input_pipeline.transforms.resizing import GridResizing
 from mmfuse.types import CheckpointError
-from mmfuse.weights.pixels import Preprocessor
 from mmfuse.weights.preprocessing import load_preprocessor
 from mmfuse.weights.pretrained import load_config
 from mmfuse.weights.tokenizer import ReleasedTokenizer
+
+# Where pictures keep their shape, a stream has room for one that is twice as long as the square of as many patches: for
+# four times as long as wide. Longer ones are refused, and counted.
+LONGEST = 2
 
 
 def read_folder(folder: str) -> tuple[ConfigDict, dict]:
@@ -21,21 +27,24 @@ def read_folder(folder: str) -> tuple[ConfigDict, dict]:
       CheckpointError: the folder is not that of such a model; what is missing, or differs.
     """
     config, prepare = load_config(folder), load_preprocessor(folder)
-    if not isinstance(prepare, Preprocessor):
-        raise CheckpointError(f"{folder} reads pictures of any shape, and a stream has one shape: take another model.")
-    tower = config.model.towers.image
-    if prepare.resizing.extent != tower.image:
-        made = prepare.resizing.extent
-        raise CheckpointError(f"{folder} makes pictures of {made}, and its model reads {tower.image}.")
+    tower, resizing = config.model.towers.image, prepare.resizing
+    if isinstance(resizing, GridResizing):
+        # in whatever shape, there are at most so many patches
+        tower.places = resizing.places
+        image = (LONGEST * math.isqrt(resizing.places) * resizing.patch,) * 2
+    else:
+        image = tower.image
+        if resizing.extent != image:
+            raise CheckpointError(f"{folder} makes pictures of {resizing.extent}, and its model reads {image}.")
     ReleasedTokenizer(folder, most=config.tokenizer.vocabulary)
     config.seed = 0
     config.weights = {"folder": folder}
     config.tokenizer.folder = folder  # not learned
-    config.sharding = parts.sharding()
+    config.sharding = parts.sharding(parts.PATCHES)
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.log_every = 10
     config.loader = parts.loader()
     config.eval = parts.evaluation()
-    # see `Resizing`
-    inputs = {"image": tower.image, "length": config.model.towers.text.length, "resize": prepare.resizing._asdict()}
+    # see `Resizing` and `GridResizing`
+    inputs = {"image": image, "length": config.model.towers.text.length, "resize": resizing._asdict()}
     return config, inputs

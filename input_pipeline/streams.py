@@ -24,16 +24,17 @@ from input_pipeline.transforms.audio import decode_audio, fit_audio
 from input_pipeline.transforms.augment_audio import make_audio_change
 from input_pipeline.transforms.augment_image import make_image_changes
 from input_pipeline.transforms.image import decode_image, resize_image
-from input_pipeline.transforms.resizing import Resizing
+from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse.types import AUDIO_RATE, ConfigError, Example, Rejected
 
 Fit = Callable[[Any, tuple[int, ...], np.random.Generator], Fitted]
 
 
-def image_fit(augment: Mapping[str, Any], resizing: Resizing | None = None) -> Fit:
+def image_fit(augment: Mapping[str, Any], resizing: Resizing | GridResizing | None = None) -> Fit:
     """What decodes an image if need be, resizes it to (height, width), and changes it as `augment` says.
 
-    `resizing` is whose way of resizing it is; None: our own.
+    `resizing` is whose way of resizing it is; None: our own. One that keeps the picture's shape may make it smaller
+    than the bucket; where it is longer, the record is refused.
     """
     changes = make_image_changes(augment)
 
@@ -43,7 +44,9 @@ def image_fit(augment: Mapping[str, Any], resizing: Resizing | None = None) -> F
         if changes.crop:
             value = changes.crop(value, rng)
         resized = resizing(value) if resizing else resize_image(value, *shape)
-        return Fitted(changes.rest(resized, rng), shape)
+        if resized.shape[0] > shape[0] or resized.shape[1] > shape[1]:
+            raise BadRecord("too long a picture")
+        return Fitted(changes.rest(resized, rng), resized.shape[:2])
 
     return fit
 
@@ -74,7 +77,7 @@ class Recipe:
         text: Mapping[str, texts.TextSpec],
         tokenizer: CaptionTokenizer,
         augment: Mapping[str, Mapping[str, Any]] = {},  # read, never written
-        resizing: Resizing | None = None,
+        resizing: Resizing | GridResizing | None = None,
     ):
         """Args: raw shape of each signal's bucket; what each role holds; the tokenizer; how each signal is changed, and
         images are resized.

@@ -51,12 +51,12 @@ def _affordable(config, workdir, seconds) -> int:
     start = time.perf_counter()
     pace, compiling = measure_pace(Experiment(config, workdir), SHARE * seconds)
     # the step is compiled again, for its own number of steps
-    left = seconds - (time.perf_counter() - start) - compiling
-    steps = int(multihost_utils.broadcast_one_to_all(np.int32(min(config.train.steps, left // pace))))
+    before = time.perf_counter() - start + compiling
+    steps = int(multihost_utils.broadcast_one_to_all(np.int32(min(config.train.steps, (seconds - before) // pace))))
     if steps < 1:
         raise ConfigError(
             f"train.minutes={seconds / 60:g} are over before the first step: one takes {pace:.2f} s, and compiling "
-            f"{compiling:.0f} s. Write more minutes."
+            f"and measuring it, which come before, {before:.0f} s. Write more minutes."
         )
     LOGGER.info("%.3f s a step: %d steps in %g minutes", pace, steps, seconds / 60)
     return steps

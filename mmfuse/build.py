@@ -150,8 +150,9 @@ def _vit(config, extent, dtype, rngs, **changes):
 
 def _image_tower(config, vocabulary, dtype, rngs):
     own = ("channels", "center", "scale", "patch_bias", "class_position", "crop")
+    changes = {name: config[name] for name in own} | {"places": config.get("places")}
     pre_norm = _norm(config) if config.pre_norm else None
-    return _vit(config, config.image, dtype, rngs, pre_norm=pre_norm, **{name: config[name] for name in own})
+    return _vit(config, config.image, dtype, rngs, pre_norm=pre_norm, **changes)
 
 
 def _audio_tower(config, vocabulary, dtype, rngs):

@@ -19,7 +19,7 @@ from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.streams import Recipe
 from input_pipeline.texts import TextSpec
 from input_pipeline.tokenizers import CaptionTokenizer
-from input_pipeline.transforms.resizing import Resizing
+from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse.build import lookup
 from mmfuse.types import Example, Question
 
@@ -55,11 +55,14 @@ def make_text_specs(config: ConfigDict) -> dict[str, TextSpec]:
     return {role: TextSpec(**spec) for role, spec in config.text.items()}
 
 
-def make_resizing(config: ConfigDict) -> Resizing | None:
+def make_resizing(config: ConfigDict) -> Resizing | GridResizing | None:
     """Whose way of resizing the pictures of a stream are resized in; None: our own."""
-    for key in config.get("resize", {}):
-        lookup(Resizing.__annotations__, key, "setting of resize")
-    return Resizing(**config.resize) if "resize" in config else None
+    if "resize" not in config:
+        return None
+    kind = GridResizing if "places" in config.resize else Resizing
+    for key in config.resize:
+        lookup(kind.__annotations__, key, "setting of resize")
+    return kind(**config.resize)
 
 
 def make_recipe(config: ConfigDict, tokenizer: CaptionTokenizer) -> Recipe:

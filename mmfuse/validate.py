@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.streams import FITS
 from input_pipeline.texts import LEAST_LENGTH, check_spec
+from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse import build, build_data, build_goals
 from mmfuse.evaluators.classification import check_classes
 from mmfuse.inference.decoding import make_decoding
@@ -28,7 +29,7 @@ ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
     r"(?<!\.decoding)(?<!projection)\.(rows|records|number|length|examples|chunk|tokens|width|single\.depth|heads|"
     r"key_heads|mlp|blocks|cross_every|embedding|temperature|"
-    r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|at)$|^log_every$"
+    r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|places|at)$|^log_every$"
 )
 # What evaluators take from their streams.
 GIVEN = {
@@ -141,13 +142,29 @@ def _check_rows(name, rows, parts, shards):
     )
 
 
+def _check_grid(name, shape, resizing, tower):
+    patch, places = resizing.patch, resizing.places
+    for key, wanted in {"patch": (patch, patch), "places": places, "position": "resized"}.items():
+        given = tower.get(key)
+        require(
+            given == wanted, f"{name}.resize makes grids: its tower's '{key}' is {given!r}, and has to be {wanted!r}."
+        )
+    require(
+        all(extent % patch == 0 for extent in shape) and math.prod(shape) >= places * patch**2,
+        f"{name}.signals.image is {shape}: write multiples of {patch}, with room for {places} patches.",
+    )
+
+
 def _check_shapes(name, stream, config):
     model, resizing = config.model, build_data.make_resizing(stream)
-    if resizing is not None:
+    if isinstance(resizing, Resizing):
         extent, wanted = resizing.extent, tuple(stream.signals.image)
         require(extent == wanted, f"{name}.resize makes pictures of {extent}, and signals.image is {wanted}.")
     for signal, shape in stream.signals.items():
         tower = build.lookup(model.towers, signal, f"tower for a signal of {name}:")
+        if signal == "image" and isinstance(resizing, GridResizing):
+            _check_grid(name, tuple(shape), resizing, tower)
+            continue
         wanted = tuple(tower.image) if "image" in tower else (tower.samples,)
         require(tuple(shape) == wanted, f"{name}.signals.{signal} is {tuple(shape)}, and its tower reads {wanted}.")
     for signal, settings in stream.get("augment", {}).items():

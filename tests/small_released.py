@@ -15,7 +15,7 @@ from PIL import Image
 from tokenizers import pre_tokenizers
 
 from input_pipeline.sources.digits import CAPTIONS, Digits
-from input_pipeline.transforms.resizing import Resizing
+from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse.build import make_model
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.weights import save_pretrained
@@ -35,11 +35,15 @@ THEIRS = {
         "vision_config": SIZES | {"image_size": 10, "patch_size": 5},
         "text_config": SIZES | {"vocab_size": 90, "max_position_embeddings": 16},
     },
+    "siglip2": {
+        "vision_config": SIZES | {"num_patches": 9, "patch_size": 4},
+        "text_config": SIZES | {"vocab_size": 90, "max_position_embeddings": 16},
+    },
 }
 
 
 def write_model(folder: Path, kind: str) -> tuple[Multimodal, ConfigDict]:
-    """Writes a CLIP or a SigLIP with every weight drawn anew; returns it and its config."""
+    """Writes a CLIP, a SigLIP, or a NaFlex of SigLIP 2 with every weight drawn anew; returns it and its config."""
     config = ConfigDict(FAMILIES[kind].to_ours(THEIRS[kind]))
     model = make_model(config, nnx.Rngs(0))
     leaves, tree = jax.tree.flatten(nnx.state(model))
@@ -47,20 +51,22 @@ def write_model(folder: Path, kind: str) -> tuple[Multimodal, ConfigDict]:
     moved = [leaf + jnp.asarray(0.2 * random.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
     nnx.update(model, jax.tree.unflatten(tree, moved))
     resizing = {"clip": Resizing(13, crop=(12, 12)), "siglip": Resizing((10, 10), resample=2)}
+    resizing["siglip2"] = GridResizing(patch=4, places=7)
     save_pretrained(folder, model, config, resizing=resizing[kind])
     write_files(folder, letters() if kind == "clip" else pieces())
     return model, config
 
 
 def write_tar(path: Path, numbers: range) -> str:
-    """Writes handwritten digits with a sentence each; returns the path."""
+    """Writes handwritten digits, some of them narrow, with a sentence each; returns the path."""
     source = Digits("train")
     with tarfile.open(path, "w") as tar:
         for number in numbers:
             example, image = source[number], io.BytesIO()
-            Image.fromarray(example.signals["image"]).save(image, "PNG")
+            Image.fromarray(example.signals["image"][:, 2 * number % 5 :]).save(image, "PNG")
             text = next(caption.text for caption in example.captions if caption.language == "en")
-            for ending, content in (("png", image.getvalue()), ("txt", f"{text}, {number}".encode())):
+            own = f"{number:06b}".translate(str.maketrans("01", "ae"))  # in letters that all tokenizers here know
+            for ending, content in (("png", image.getvalue()), ("txt", f"{own} {text}".encode())):
                 entry = tarfile.TarInfo(f"{number:05d}.{ending}")
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))

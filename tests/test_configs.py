@@ -37,6 +37,7 @@ CONFIGS = {  # by the names of their golden files
     "zero_shot_siglip": "zero_shot:siglip",
     "finetune_clip": "finetune:clip",
     "finetune_siglip": "finetune:siglip",
+    "finetune_siglip2": "finetune:siglip2",
 }
 OF_FOLDERS = ("zero_shot", "finetune")
 PARAMETERS = {  # of the released models
@@ -85,6 +86,14 @@ def test_a_config_can_be_built(name, tmp_path):
 def test_counts_are_those_of_the_released_models(name):
     experiment = Experiment(resolve(name), "none")
     assert sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_state.trainable)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "tiny"])
+def test_released_models_divide_among_eight_devices(name):
+    config = resolve(name).copy_and_resolve_references()
+    config.mesh.update(data=1, fsdp=8)
+    shardings = Experiment(config, "none").maker.shardings.trainable
+    assert sum(not sharding.is_fully_replicated for sharding in jax.tree.leaves(shardings)) > 10
 
 
 def test_a_config_is_locked():

@@ -1,10 +1,12 @@
 """How does a picture come to its size, as released models are used to?
 
     the sides, antialiased as Pillow does it ─ the middle
+    or as many patches as there are places for, in nearly its own shape
 
 To the level what their own preprocessing does. Our own resizing, which is faster, is in `image.py`.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +49,41 @@ class Resizing(NamedTuple):
         short, long = min(height, width), max(height, width)
         other = int(self.size * long / short)
         return (other, self.size) if width <= height else (self.size, other)
+
+
+class GridResizing(NamedTuple):
+    """From a picture of any size to one of whole patches that keeps its shape: of NaFlex.
+
+    Reference: Tschannen et al. 2025, arXiv 2502.14786.
+
+    Attributes:
+      patch: side of a patch in pixels.
+      places: how many patches there are at most.
+      resample: Pillow's number of the filter.
+    """
+
+    patch: int
+    places: int
+    resample: int = int(Image.Resampling.BILINEAR)
+
+    def __call__(self, image: Picture) -> UInt8[np.ndarray, "g v 3"]:
+        """The picture, resized."""
+        rows, columns = self.grid(*image.shape[:2])
+        return resample(image, rows * self.patch, columns * self.patch, self.resample)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns: the largest grid with the picture's shape, by halving an interval of scales as the
+        reference does."""
+
+        def grid(scale):
+            rows, columns = (max(1, math.ceil(extent * scale / self.patch)) for extent in (height, width))
+            return rows, columns
+
+        low, high = 1e-6, 100.0
+        while high - low >= 1e-5:
+            scale = (low + high) / 2
+            low, high = (scale, high) if math.prod(grid(scale)) <= self.places else (low, scale)
+        return grid(low)
 
 
 def resample(image: Picture, height: int, width: int, how: int) -> UInt8[np.ndarray, "{height} {width} 3"]:

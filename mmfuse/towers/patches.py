@@ -33,3 +33,12 @@ def holds_any(size: Int[Array, "B 2"], rows: int, columns: int, patch: tuple[int
     """Which patches of a grid begin inside the first `size` rows and columns of pixels."""
     corners = grid_positions(rows, columns) * jnp.array([[patch]], jnp.float32)
     return (corners < size[:, None].astype(jnp.float32)).all(axis=-1)
+
+
+def first_places(
+    places: int, patches: Float[Array, "B S phwc"], position: Float[Array, "B S 2"], segment: Int[Array, "B S"]
+) -> tuple[Float[Array, "B P phwc"], Float[Array, "B P 2"], Int[Array, "B P"]]:
+    """Those patches alone that hold any of the picture, in their order, then padding: P = `places` of all S."""
+    order = jnp.argsort(segment == 0, axis=1, stable=True)[:, :places]
+    patches, position = (jnp.take_along_axis(array, order[..., None], axis=1) for array in (patches, position))
+    return patches, position, jnp.take_along_axis(segment, order, axis=1)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Num
 from mmfuse.nn.masks import Mask
 from mmfuse.stack.block import Context
 from mmfuse.stack.stack import Stack
-from mmfuse.towers.patches import cut_patches, grid_positions, holds_any
+from mmfuse.towers.patches import cut_patches, first_places, grid_positions, holds_any
 from mmfuse.towers.pooling import Pool
 from mmfuse.towers.tower import TowerOutput
 from mmfuse.types import MODALITIES, Tokens
@@ -38,6 +38,7 @@ class ViT(nnx.Module):
         pre_norm: nnx.Module | None = None,
         patch_bias: bool = True,
         crop: bool = False,
+        places: int | None = None,
         center: float | tuple[float, ...] = 127.5,
         scale: float | tuple[float, ...] = 127.5,
         modality: str = "image",
@@ -57,13 +58,14 @@ class ViT(nnx.Module):
           pre_norm: normalises the tokens before the first block.
           patch_bias: adds a bias to the projected patches.
           crop: leaves out pixels at the bottom and the right that fill no patch; otherwise they are refused.
+          places: how many patches any picture has at most, where that is fewer than its array has; None: as many.
           center, scale: pixels enter as (value − center) / scale; one number, or one for each channel.
           modality: the code that the tokens carry.
           dtype: of the computation.
           rngs: draws the parameters.
         """
         self.patch, self.center, self.scale, self.dtype = tuple(patch), center, scale, dtype
-        self.crop, self.pre_norm = crop, pre_norm
+        self.crop, self.places, self.pre_norm = crop, places, pre_norm
         self.modality = MODALITIES.index(modality)
         self.embed = nnx.Linear(patch[0] * patch[1] * channels, width, use_bias=patch_bias, dtype=dtype, rngs=rngs)
         self.position, self.stack, self.pool = position, stack, pool
@@ -94,7 +96,10 @@ class ViT(nnx.Module):
         position = jnp.broadcast_to(grid_positions(rows, columns), (batch, rows * columns, 2))
         segment = holds_any(size, rows, columns, self.patch).astype(jnp.int32)
         extent = -(-size // jnp.array([self.patch]))
-        return self.read_patches(patches.reshape(batch, rows * columns, -1), position, segment, extent, probe=probe)
+        patches = patches.reshape(batch, rows * columns, -1)
+        if self.places is not None:
+            patches, position, segment = first_places(self.places, patches, position, segment)
+        return self.read_patches(patches, position, segment, extent, probe=probe)
 
     def read_patches(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from PIL import Image
 
-from input_pipeline.transforms.resizing import Resizing
+from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse.types import CheckpointError
 from mmfuse.weights.pixels import FlexiblePreprocessor, Preprocessor
 from mmfuse.weights.tensors import read_json, understanding
@@ -105,7 +105,8 @@ def _pixels(config, channels):
 def _of_open_clip(path):
     config = read_json(path)
     with understanding(path):
-        settings, extent = config.get("preprocess_cfg") or {}, as_pair(config["model_cfg"]["vision_cfg"]["image_size"])
+        settings = config.get("preprocess_cfg") or {}
+        extent = as_pair(config["model_cfg"]["vision_cfg"].get("image_size", 224))
         mode, squares = settings.get("resize_mode") or "shortest", extent[0] == extent[1]
         if mode not in ("shortest", "squash") or (mode == "shortest" and not squares):
             raise CheckpointError(
@@ -140,18 +141,23 @@ def as_pair(size: float | int | Sequence[int] | Mapping[str, int]) -> tuple[int,
     return int(height), int(width)
 
 
-def preprocessor_config(tower: ConfigDict, kind: str, resizing: Resizing | None = None) -> dict[str, Any]:
+def preprocessor_config(
+    tower: ConfigDict, kind: str, resizing: Resizing | GridResizing | None = None
+) -> dict[str, Any]:
     """What `load_preprocessor` reads, for an image tower.
 
     Args:
       tower: its config.
       kind: "clip", "siglip", or "siglip2", which resizes to a grid of patches.
-      resizing: None: as released, the shorter side and then the middle for "clip", the whole picture for "siglip".
+      resizing: None: as released, the shorter side and then the middle for "clip", the whole picture for "siglip", as
+        many patches as the table of positions has for "siglip2".
     """
     if kind == "siglip2":
         places = math.prod(size // patch for size, patch in zip(tower.image, tower.patch))
-        resizes = {"patch_size": tower.patch[0], "max_num_patches": places, "resample": int(Image.Resampling.BILINEAR)}
+        grid = resizing if isinstance(resizing, GridResizing) else GridResizing(tower.patch[0], places)
+        resizes = {"patch_size": grid.patch, "max_num_patches": grid.places, "resample": grid.resample}
     else:
+        assert not isinstance(resizing, GridResizing)  # which needs the tower of a "siglip2"
         squares = Resizing(max(tower.image), crop=tuple(tower.image))
         resizing = resizing or (squares if kind == "clip" else Resizing(tuple(tower.image)))
         kind = "siglip" if resizing.crop is None and not isinstance(resizing.size, int) else "clip"
@@ -169,8 +175,9 @@ def preprocessor_config(tower: ConfigDict, kind: str, resizing: Resizing | None 
     }
 
 
-def open_clip_resizing(resizing: Resizing) -> dict[str, str]:
+def open_clip_resizing(resizing: Resizing | GridResizing) -> dict[str, str]:
     """This part of a `preprocess_cfg`. Raises CheckpointError where open_clip has no such resizing."""
+    assert isinstance(resizing, Resizing)  # open_clip has no tower for grids
     modes = {True: "shortest", False: "squash"}
     shortest = isinstance(resizing.size, int)
     filters = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}

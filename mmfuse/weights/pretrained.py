@@ -19,15 +19,15 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from input_pipeline.tokenizers import CaptionTokenizer
-from input_pipeline.transforms.resizing import Resizing
+from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse.build import lookup, make_model
-from mmfuse.models.dual_tower import DualTower
+from mmfuse.models.dual_tower import DualTower, check_projections
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import shard_by_rules
 from mmfuse.types import CheckpointError
 from mmfuse.weights.clip import CLIP
-from mmfuse.weights.open_clip import OPEN_CLIP
+from mmfuse.weights.open_clip import CUSTOM_TEXT, OPEN_CLIP
 from mmfuse.weights.preprocessing import PREPROCESSOR, load_pixels, open_clip_resizing, preprocessor_config
 from mmfuse.weights.siglip import SIGLIP, SIGLIP2
 from mmfuse.weights.tensors import (
@@ -40,11 +40,11 @@ from mmfuse.weights.tensors import (
     write_hash,
     write_tensors,
 )
-from mmfuse.weights.tokenizer import released_files
-from mmfuse.weights.transformers import CONFIG, Family, difference
+from mmfuse.weights.tokenizer import ReleasedTokenizer, released_files
+from mmfuse.weights.transformers import CONFIG, Family, difference, projection
 
 FAMILIES = {"clip": CLIP, "siglip": SIGLIP, "siglip2": SIGLIP2}  # of transformers, by their `model_type`
-FORMATS = {"hf": FAMILIES, "open_clip": {"open_clip": OPEN_CLIP}}
+FORMATS = {"hf": FAMILIES, "open_clip": {"CLIP": OPEN_CLIP, "CustomTextCLIP": CUSTOM_TEXT}}
 REPLICATED = ((".*", ()),)
 
 
@@ -118,7 +118,7 @@ def save_pretrained(
     *,
     form: str = "hf",
     tokenizer: CaptionTokenizer | None = None,
-    resizing: Resizing | None = None,
+    resizing: Resizing | GridResizing | None = None,
 ) -> None:
     """Writes a model as a folder that other libraries load, with the SHA-256 of each file beside it.
 
@@ -140,12 +140,16 @@ def save_pretrained(
     parameters["dual/log_scale"] = jnp.minimum(dual.log_scale[...], dual.max_log_scale)
     tensors = list(family.table(config.model).to_theirs(parameters))
     folder, image = Path(folder), config.model.towers.image
+    clean = tokenizer.clean if isinstance(tokenizer, ReleasedTokenizer) else None
     files = {} if tokenizer is None else released_files(tokenizer, config.model.towers.text.length)
-    if family is OPEN_CLIP:
+    if form == "open_clip":
         theirs["preprocess_cfg"] |= {} if resizing is None else open_clip_resizing(resizing)
         # any name that is not empty makes open_clip read the tokenizer of this folder
         theirs["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": folder.name} if files else {}
+        theirs["model_cfg"]["text_cfg"] |= {"tokenizer_kwargs": {"clean": clean}} if clean else {}
     else:
+        if clean not in (None, "whitespace"):
+            raise CheckpointError(f"transformers has no '{clean}' before a tokenizer: take --format=open_clip.")
         files[PREPROCESSOR] = as_json(preprocessor_config(image, theirs["model_type"], resizing))
     write_files(folder, {family.config: as_json(theirs), **files})
     write_tensors(folder / family.weights, tensors)
@@ -181,7 +185,9 @@ def counterpart(config: ConfigDict, *, form: str = "hf") -> tuple[Family, dict[s
 def _family(folder) -> tuple[Family, dict[str, Any]]:
     named = (folder / OPEN_CLIP.config).is_file()
     if named and ((folder / OPEN_CLIP.weights).is_file() or not (folder / CONFIG).is_file()):
-        return OPEN_CLIP, read_json(folder / OPEN_CLIP.config)
+        theirs = read_json(folder / OPEN_CLIP.config)
+        with understanding(folder / OPEN_CLIP.config):
+            return CUSTOM_TEXT if theirs["model_cfg"].get("custom_text") else OPEN_CLIP, theirs
     theirs = read_json(folder / CONFIG)
     kind = theirs.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
@@ -203,17 +209,19 @@ def _form(config):
     """What of a model's config makes the function that it computes, given its parameters."""
     model = config.model.to_dict()
     towers, dual = model["towers"], model["dual"]
-    projection = {name: dual.get("projection", {}).get(name, "linear") for name in towers}
+    projections = {name: projection(config.model, name) for name in towers}
     bias = None if dual["bias"] is None else "a number"
-    return {"towers": towers, "dual": {"projection": projection, "bias": bias}}
+    return {"towers": towers, "dual": {"projection": projections, "bias": bias}}
 
 
 def _config(folder):
     family, theirs = _family(folder)
     with understanding(folder / family.config):
         config = ConfigDict(family.to_ours(theirs))
+        dual, widths = config.model.dual, {name: tower.width for name, tower in config.model.towers.items()}
+        check_projections("model.dual.projection", dual.projection.to_dict(), widths, dual.embedding)
         _abstract(config)
-    if family is not OPEN_CLIP:
+    if family.config == CONFIG:
         image = config.model.towers.image
         image.update(load_pixels(folder, image.channels))
     return config

@@ -23,6 +23,7 @@ from mmfuse.weights.transformers import (
     WORDS,
     Family,
     encoder,
+    joined,
     linear,
     norm,
     section,
@@ -119,7 +120,6 @@ def table_flexible(model: ConfigDict) -> Table:
 
 def _table(image, patches):
     vision, head, pool = "vision_model.embeddings", "vision_model.head", f"{IMAGE}/pool"
-    parts = [f"{pool}/attention/{part}" for part in ("query", "key", "value")]
     return Table(
         (
             *text_rows(),
@@ -130,8 +130,7 @@ def _table(image, patches):
             *encoder("vision_model", IMAGE),
             *norm("vision_model.post_layernorm", f"{IMAGE}/stack/norm"),
             Row(f"{head}.probe", (f"{pool}/query",), Layout(shape=(1, 1, image.width))),
-            Row(f"{head}.attention.in_proj_weight", tuple(f"{part}/kernel" for part in parts), LINEAR),
-            Row(f"{head}.attention.in_proj_bias", tuple(f"{part}/bias" for part in parts)),
+            *joined(f"{head}.attention.in_proj_", f"{pool}/attention", "query", "key", "value"),
             *linear(f"{head}.attention.out_proj", f"{pool}/attention/out"),
             *norm(f"{head}.layernorm", f"{pool}/norm"),
             *linear(f"{head}.mlp.fc1", f"{pool}/mlp/up"),

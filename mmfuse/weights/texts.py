@@ -3,14 +3,15 @@
     the tokenizer's ids, begin and end among them ─ cut and padded to the model's length
 
 As `tokenizer.json` and `tokenizer_config.json` say; or, in older folders of CLIP, `vocab.json` and `merges.txt`. What
-SigLIP's `spiece.model` says is read in `pieces.py`.
+SigLIP's `spiece.model` says is read in `pieces.py`. open_clip cleans a text before; HTML and broken Unicode, which it
+mends, are left as they are.
 
 Reference: byte-level BPE as CLIP has it, Radford et al. 2021, arXiv 2103.00020, and `CLIPTokenizer` of transformers.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -18,7 +19,8 @@ from jaxtyping import Int
 from tokenizers import Regex, normalizers, pre_tokenizers, processors
 
 from mmfuse.types import CheckpointError
-from mmfuse.weights.pieces import Pieces, as_word, load_pieces
+from mmfuse.weights.pieces import WITHOUT_PUNCTUATION, Pieces, as_word, load_pieces
+from mmfuse.weights.preprocessing import OPEN_CLIP
 from mmfuse.weights.tensors import check_hash, read_json, understanding
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -27,6 +29,12 @@ CLIP_WORDS = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+
 CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 # Of transformers; they pad at the left unless their settings say something else.
 PAD_LEFT = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")
+# How open_clip cleans a text, by its names.
+CLEAN = {
+    "whitespace": lambda text: " ".join(text.split()),
+    "lower": lambda text: " ".join(text.split()).lower(),
+    "canonicalize": lambda text: " ".join(text.replace("_", " ").translate(WITHOUT_PUNCTUATION).lower().split()),
+}
 
 
 class Texts(NamedTuple):
@@ -50,7 +58,28 @@ class Texts(NamedTuple):
         return ids, mask
 
 
-def load_texts(folder: str | Path, *, length: int) -> Texts | Pieces:
+class Cleaned(NamedTuple):
+    """The same for texts that are cleaned first, as open_clip does it.
+
+    Attributes:
+      spell: from clean texts.
+      clean: a key of `CLEAN`.
+    """
+
+    spell: Texts | Pieces
+    clean: str
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids."""
+        return self.spell.vocab_size
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
+        """Ids, and 1 where they are not padding."""
+        return self.spell([CLEAN[self.clean](text) for text in texts])
+
+
+def load_texts(folder: str | Path, *, length: int) -> Texts | Pieces | Cleaned:
     """Reads the tokenizer, and from `tokenizer_config.json` what pads, where; `length` as the model has places.
 
     Where there are several, `spiece.model` comes first, as with SigLIP's own tokenizer, and `tokenizer.json` second.
@@ -58,9 +87,40 @@ def load_texts(folder: str | Path, *, length: int) -> Texts | Pieces:
     Raises:
       CheckpointError: a file is missing, or cannot be read.
     """
-    there = [Path(folder) / name for name in (PIECES, TOKENIZER, VOCABULARY) if (Path(folder) / name).exists()]
-    path = there[0] if there else Path(folder) / TOKENIZER
-    settings = read_json(path.with_name(SETTINGS))
+    settings = load_settings(Path(folder))
+    spell = _load(Path(folder), settings, length)
+    return Cleaned(spell, settings["clean"]) if "clean" in settings else spell
+
+
+def load_settings(folder: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` says; in a folder of open_clip, with what it changes, and with "clean".
+
+    Raises:
+      CheckpointError: the file is missing, or open_clip does what we have no part for.
+    """
+    settings = read_json(folder / SETTINGS)
+    if (folder / OPEN_CLIP).is_file():
+        settings |= _changes_of_open_clip(folder / OPEN_CLIP)
+    if settings.get("clean", "whitespace") not in CLEAN:
+        raise CheckpointError(f"{folder} cleans texts by {settings['clean']!r}; there are: {', '.join(CLEAN)}.")
+    return settings
+
+
+def _changes_of_open_clip(path):
+    config = read_json(path)
+    with understanding(path):
+        text = config["model_cfg"]["text_cfg"]
+        keywords = {"tokenizer_mode": text.get("tokenizer_mode"), **(text.get("tokenizer_kwargs") or {})}
+        named = bool(text.get("hf_tokenizer_name"))  # or it is CLIP's own, which cleans by itself
+    for key in ("tokenizer_mode", "strip_sep_token", "language"):
+        if keywords.pop(key, None):
+            raise CheckpointError(f"{path}: text_cfg has a tokenizer with '{key}', for which mmfuse has no part.")
+    return {"clean": "whitespace", **keywords} if named else {}
+
+
+def _load(folder, settings, length):
+    there = [folder / name for name in (PIECES, TOKENIZER, VOCABULARY) if (folder / name).exists()]
+    path = there[0] if there else folder / TOKENIZER
     if path.name == PIECES:
         with understanding(path.with_name(SETTINGS)):
             return load_pieces(path, settings, length=length)

@@ -14,8 +14,9 @@ from tokenizers import AddedToken, Regex, normalizers, processors
 
 from input_pipeline.tokenizers import CaptionTokenizer, Tokenizer
 from mmfuse.types import BOS, EOS, PAD, CheckpointError
+from mmfuse.weights.preprocessing import OPEN_CLIP
 from mmfuse.weights.tensors import as_json, write_files
-from mmfuse.weights.texts import MERGES, PIECES, SETTINGS, TOKENIZER, VOCABULARY, load_texts
+from mmfuse.weights.texts import MERGES, PIECES, SETTINGS, TOKENIZER, VOCABULARY, load_settings, load_texts
 
 FILES = (TOKENIZER, SETTINGS, VOCABULARY, MERGES, PIECES, "special_tokens_map.json", "added_tokens.json")
 WORDS = {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}  # of our control ids
@@ -29,6 +30,7 @@ class ReleasedTokenizer:
     Attributes:
       vocab_size: the number of ids.
       sha256: of its files.
+      clean: how texts are cleaned before, a key of `CLEAN`; None: by the tokenizer itself.
     """
 
     def __init__(self, folder: str | Path, *, most: int | None = None):
@@ -39,6 +41,10 @@ class ReleasedTokenizer:
         """
         self._at_length = functools.cache(functools.partial(_load, Path(folder)))
         self.files = {name: (Path(folder) / name).read_bytes() for name in FILES if (Path(folder) / name).is_file()}
+        settings = load_settings(Path(folder))
+        self.clean = settings.get("clean")
+        if (Path(folder) / OPEN_CLIP).is_file():  # which stays behind, and has a say in this
+            self.files[SETTINGS] = as_json(settings)
         self.vocab_size = self._at_length(LEAST_LENGTH).vocab_size
         if most is not None and self.vocab_size > most:
             raise CheckpointError(f"the tokenizer in {folder} has {self.vocab_size} ids, and the model knows {most}.")

@@ -37,8 +37,10 @@ ENCODER = {
 }
 VISION = ENCODER | {"patch_size": "patch", "image_size": "image", "num_channels": "channels"}
 WORDS = ENCODER | {"max_position_embeddings": "length", "eos_token_id": "eos"}
+# What the towers of all families are.
+PLAIN = {"norm": "layer", "position": "learned", "remat": False, "unroll": False}
 # What a tower has that no family says anything of.
-FREE = ("remat", "unroll", "crop", "center", "scale")
+FREE = ("remat", "unroll", "crop", "center", "scale", "places")
 
 
 class Family(NamedTuple):
@@ -76,8 +78,7 @@ def tower(theirs: Mapping[str, Any], words: Mapping[str, str], **fixed: Any) -> 
     if "image" in ours:
         crop = any(extent % patch for extent, patch in zip(ours["image"], ours["patch"]))
         ours |= {"crop": crop, **dict.fromkeys(("center", "scale"), (127.5,) * ours["channels"])}
-    shared = {"norm": "layer", "position": "learned", "remat": False, "unroll": False}
-    return ours | {"key_heads": ours["heads"]} | shared | fixed
+    return ours | {"key_heads": ours["heads"]} | PLAIN | fixed
 
 
 def their_section(tower: ConfigDict, words: Mapping[str, str]) -> dict[str, Any]:
@@ -101,12 +102,23 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def projection(model: ConfigDict, tower: str) -> str:
+    """How the pooled vector of a tower enters the shared space, see `DualTower`."""
+    return model.dual.get("projection", {}).get(tower, "linear")
+
+
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
 def linear(theirs: str, ours: str) -> tuple[Row, Row]:
     """A projection with a bias."""
     return Row(f"{theirs}.weight", (f"{ours}/kernel",), LINEAR), Row(f"{theirs}.bias", (f"{ours}/bias",))
+
+
+def joined(theirs: str, ours: str, *parts: str) -> tuple[Row, Row]:
+    """Several projections with a bias in one tensor; `theirs` is what stands before "weight" and "bias"."""
+    weights, biases = (tuple(f"{ours}/{part}/{leaf}" for part in parts) for leaf in ("kernel", "bias"))
+    return Row(f"{theirs}weight", weights, LINEAR), Row(f"{theirs}bias", biases)
 
 
 def norm(theirs: str, ours: str) -> tuple[Row, Row]:

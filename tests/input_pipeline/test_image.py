@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 from input_pipeline.streams import image_fit
 from input_pipeline.transforms import BadRecord, image
 from input_pipeline.transforms.image import ORIENTATION, decode_image, resize_image
+from input_pipeline.transforms.resizing import GridResizing
 
 
 def gradient(height=17, width=23):
@@ -330,3 +331,11 @@ def test_growing_keeps_a_ramp_and_the_size_stays_when_equal():
     assert grown.shape == (5, 75, 3)
     np.testing.assert_allclose(grown[2, 6:-6, 0], (np.arange(75)[6:-6] - 1) / 3 * 10, atol=1)
     np.testing.assert_array_equal(resize_image(gradient(), 17, 23), gradient())
+
+
+def test_a_picture_that_keeps_its_shape_may_be_smaller_than_its_bucket():
+    fit, rng = image_fit({}, GridResizing(patch=4, places=6)), np.random.default_rng(0)
+    fitted = fit(np.zeros((30, 47, 3), np.uint8), (12, 12), rng)
+    assert fitted.size == fitted.values.shape[:2] == (8, 12)
+    with pytest.raises(BadRecord, match="too long a picture"):
+        fit(np.zeros((9, 90, 3), np.uint8), (12, 12), rng)

@@ -52,11 +52,26 @@ def test_published_experiments_have_counterparts(size):
     assert family.config == {"open_clip": "open_clip_config.json", "hf": "config.json"}[form]
 
 
+def test_a_siglip_is_one_of_open_clip_if_its_gelu_is_that_of_timm():
+    config = siglip.get_config("b16").copy_and_resolve_references()
+    with pytest.raises(CheckpointError) as refused:
+        counterpart(config, form="open_clip")
+    lines = str(refused.value).splitlines()
+    assert lines[0] == "no CLIP and no CustomTextCLIP model is like this one; the nearest differs:"
+    assert lines[1:] == ["  model.towers.image.activation is 'gelu_tanh', and has to be 'gelu'"]
+    config.model.towers.image.activation = "gelu"
+    _, theirs = counterpart(config, form="open_clip")
+    assert theirs["model_cfg"]["vision_cfg"]["timm_model_name"] == "vit_base_patch16_siglip_224"
+    config.model.towers.image.width = config.model.dual.embedding = 780
+    with pytest.raises(CheckpointError, match=r"image\.width is 780, and has to be 768"):
+        counterpart(config, form="open_clip")
+
+
 @pytest.mark.parametrize("width, mlp", [(188, 3072), (152, 405), (64, 256)])
 def test_any_width_of_an_mlp_can_be_said_as_a_ratio(width, mlp):
     sizes = {"width": width, "mlp_ratio": 4.0}
     model = {"embed_dim": 8, "vision_cfg": sizes | {"head_width": 4}, "text_cfg": sizes | {"heads": 4}}
-    config = ConfigDict(FORMATS["open_clip"]["open_clip"].to_ours({"model_cfg": model}))
+    config = ConfigDict(FORMATS["open_clip"]["CLIP"].to_ours({"model_cfg": model}))
     for tower in config.model.towers.values():
         tower.mlp = mlp
     _, theirs = counterpart(config, form="open_clip")

@@ -16,7 +16,8 @@ from mmfuse.build import make_model
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import make_mesh
 from mmfuse.types import CheckpointError
-from mmfuse.weights import load_pretrained, save_pretrained
+from mmfuse.weights import load_pretrained, save_pretrained, timm
+from mmfuse.weights.open_clip import CUSTOM_TEXT
 from mmfuse.weights.pretrained import FAMILIES
 
 SIZES = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -218,7 +219,46 @@ def test_pixels_of_open_clip_of_other_channels_are_refused(tmp_path):
 
 
 def test_a_setting_of_open_clip_beyond_its_towers_is_refused(tmp_path):
-    model = {"embed_dim": 8, **OPEN_CLIP, "cast_dtype": "bf16", "custom_text": True}
+    model = {"embed_dim": 8, **OPEN_CLIP, "cast_dtype": "bf16", "multimodal_cfg": {"width": 8}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
-    with pytest.raises(CheckpointError, match=r"model_cfg.custom_text is True, for which mmfuse has no part"):
+    with pytest.raises(CheckpointError, match=r"model_cfg.multimodal_cfg is .*, for which mmfuse has no part"):
+        load_pretrained(tmp_path)
+
+
+@pytest.fixture
+def siglip_of_open_clip(monkeypatch):
+    """Their config of a SigLIP; sizes are in the name of its tower of timm, of which there are large ones only."""
+    sizes = {"width": 12, "depth": 2, "heads": 3, "mlp": 20, "patch": (5, 5), "image": (13, 13), "activation": "gelu"}
+    monkeypatch.setitem(timm.TOWERS, "vit_tiny_patch5_siglip_13", sizes)
+    vision = {"timm_model_name": "vit_tiny_patch5_siglip_13", "timm_pool": "map", "timm_proj": "none", "image_size": 13}
+    words = {"context_length": 5, "vocab_size": 14, "width": 8, "heads": 2, "layers": 1, "no_causal_mask": True}
+    text = words | {"pool_type": "last", "proj_bias": True, "norm_kwargs": {"eps": 1e-6}}
+    return {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text, "init_logit_bias": -10, "custom_text": True}
+
+
+@pytest.mark.parametrize("changes", [{}, {"timm_proj": "linear"}, {"timm_proj": "linear", "timm_proj_bias": True}])
+def test_a_siglip_of_open_clip_comes_back_to_the_bit(siglip_of_open_clip, changes, tmp_path, shake):
+    vision = siglip_of_open_clip["vision_cfg"] | changes
+    config = ConfigDict(CUSTOM_TEXT.to_ours({"model_cfg": siglip_of_open_clip | {"vision_cfg": vision}}))
+    model = shake(make_model(config, nnx.Rngs(0)))
+    save_pretrained(tmp_path, model, config, form="open_clip")
+    read, read_config = load_pretrained(tmp_path)
+    assert read_config.to_json() == config.to_json() and read_config.model.towers.image.crop
+    for name, leaf in leaves(model).items():
+        np.testing.assert_array_equal(leaves(read)[name], leaf, err_msg=name)
+
+
+def test_a_siglip_of_open_clip_is_one_of_transformers_too(siglip_of_open_clip, tmp_path):
+    siglip_of_open_clip["text_cfg"]["width"] = 12
+    config = ConfigDict(CUSTOM_TEXT.to_ours({"model_cfg": siglip_of_open_clip}))
+    model = make_model(config, nnx.Rngs(0))
+    save_pretrained(tmp_path, model, config, form="hf")
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "siglip"
+    for name, leaf in leaves(load_pretrained(tmp_path)[0]).items():
+        np.testing.assert_array_equal(leaf, leaves(model)[name], err_msg=name)
+
+
+def test_a_config_without_a_model_is_refused(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"cannot be understood: KeyError\('model_cfg'\)"):
         load_pretrained(tmp_path)

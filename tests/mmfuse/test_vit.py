@@ -119,3 +119,15 @@ def test_pixels_that_fill_no_patch_are_left_out_where_that_is_wanted(shake):
 def test_a_picture_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="pictures of 6×8 do not divide into patches of 2×5"):
         make_vit()(jnp.asarray(PICTURES[:, :, :8]), WHOLE)
+
+
+def test_only_places_that_hold_any_of_a_picture_are_read(shake):
+    """The same tokens in the same order, and the same vector, with room for fewer."""
+    size = jnp.array([[4, 10], [2, 10], [0, 0]])
+    whole, narrow = (shake(make_vit(pool="attention", position="resized", places=places)) for places in (None, 5))
+    outs = [vit(jnp.asarray(PICTURES), size) for vit in (whole, narrow)]
+    np.testing.assert_array_equal(outs[1].tokens.segment, [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0] * 5])
+    np.testing.assert_array_equal(outs[1].tokens.position[0, :4], [[0, 0], [0, 1], [1, 0], [1, 1]])
+    np.testing.assert_allclose(outs[1].tokens.values[0, :4], outs[0].tokens.values[0, :4], atol=1e-6)
+    np.testing.assert_allclose(outs[1].pooled, outs[0].pooled, atol=1e-6)
+    assert not outs[1].pooled[2].any()

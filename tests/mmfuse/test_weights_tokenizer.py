@@ -80,3 +80,39 @@ def test_one_with_more_ids_than_its_model_knows_is_refused(folder):
     assert ReleasedTokenizer(folder, most=most)
     with pytest.raises(CheckpointError, match=f"has {most} ids, and the model knows {most - 1}"):
         ReleasedTokenizer(folder, most=most - 1)
+
+
+def of_open_clip(folder, **text):
+    """The folder with a config of open_clip that says this of its texts."""
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": text}}))
+    return folder
+
+
+def test_a_folder_of_open_clip_says_how_texts_are_cleaned_before(ours, tmp_path):
+    write_files(tmp_path / "released", released_files(ours, 16))
+    texts = ["The_Digit, four </s>!", "the digit four s"]
+    plain = load_texts(tmp_path / "released", length=16)(texts)[0].tolist()
+    folder = of_open_clip(tmp_path / "released", tokenizer_kwargs={"clean": "canonicalize"})
+    assert load_texts(folder, length=16)(texts)[0].tolist() == plain  # of CLIP's own tokenizer, which cleans by itself
+    of_open_clip(folder, hf_tokenizer_name="any", tokenizer_kwargs={"clean": "canonicalize", "padding_side": "left"})
+    ids = load_texts(folder, length=16)(texts)[0].tolist()
+    assert ids[0] == ids[1] != plain[1] and ids[1] == plain[1][-plain[1].count(0) :] + plain[1][: -plain[1].count(0)]
+    ReleasedTokenizer(folder).save(tmp_path / "kept")
+    assert load_texts(tmp_path / "kept", length=16)(texts)[0].tolist() == ids
+    assert ReleasedTokenizer(tmp_path / "kept").sha256 == ReleasedTokenizer(folder).sha256
+    assert ReleasedTokenizer(folder).clean == "canonicalize"
+    of_open_clip(folder, hf_tokenizer_name="any")
+    assert ReleasedTokenizer(folder).clean == "whitespace"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ({"tokenizer_mode": "clips"}, "text_cfg has a tokenizer with 'tokenizer_mode'"),
+        ({"tokenizer_kwargs": {"strip_sep_token": True}}, "text_cfg has a tokenizer with 'strip_sep_token'"),
+        ({"tokenizer_kwargs": {"clean": "wash"}}, "cleans texts by 'wash'; there are: whitespace, lower, canonicalize"),
+    ],
+)
+def test_what_open_clip_does_besides_is_refused(folder, text, said):
+    with pytest.raises(CheckpointError, match=said):
+        load_texts(of_open_clip(folder, hf_tokenizer_name="any", **text), length=16)

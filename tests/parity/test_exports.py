@@ -6,23 +6,29 @@ import jax.numpy as jnp
 import numpy as np
 import open_clip
 import pytest
+import safetensors.torch
+import tokenizers
 import torch
 from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
-from transformers import AutoTokenizer, CLIPModel, CLIPTokenizerFast, SiglipModel
+from transformers import AutoTokenizer, CLIPModel, CLIPTokenizerFast, PreTrainedTokenizerFast, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from input_pipeline.tokenizers import train_tokenizer
 from input_pipeline.transforms.resizing import Resizing
 from mmfuse.build import make_model
+from mmfuse.types import CheckpointError
 from mmfuse.weights import load_pretrained, save_pretrained
 from mmfuse.weights.preprocessing import load_preprocessor
 from mmfuse.weights.pretrained import FORMATS
-from mmfuse.weights.texts import load_texts
+from mmfuse.weights.texts import CLEAN, load_texts
 from mmfuse.weights.tokenizer import ReleasedTokenizer
 from tests import small_released
+from tests.parity.references import scramble
+from tests.parity.test_open_clip import CONFIGS, tiny_tower  # noqa: F401 (a fixture)
+from tests.parity.test_pieces import odd_texts
 from tests.parity.test_preprocessing import SIZES, picture, tokenizer  # noqa: F401 (a fixture)
 
 TEXTS = [
@@ -67,7 +73,7 @@ def test_transformers_gives_the_same_number_for_a_file_and_a_string(kind, tmp_pa
 def test_open_clip_gives_the_same_number_for_a_file_and_a_string(resizing, tmp_path):
     sizes = {"vision_cfg": {"image_size": 24, "patch_size": 8, "width": 64, "layers": 1}}
     words = {"text_cfg": {"context_length": 20, "vocab_size": 303, "width": 16, "heads": 4, "layers": 2}}
-    config = ConfigDict(FORMATS["open_clip"]["open_clip"].to_ours({"model_cfg": {"embed_dim": 8, **sizes, **words}}))
+    config = ConfigDict(FORMATS["open_clip"]["CLIP"].to_ours({"model_cfg": {"embed_dim": 8, **sizes, **words}}))
     words = train_tokenizer(small_released.SENTENCES, vocab_size=303)
     config.model.towers.text.eos = 2  # of our tokenizer; the highest id is a word
     parts = {"form": "open_clip", "tokenizer": words, "resizing": resizing}
@@ -97,3 +103,58 @@ def test_the_tokenizer_of_a_clip_is_passed_on_to_its_own_class(tokenizer, tmp_pa
         assert again(TEXTS, padding="max_length", truncation=True, max_length=20)["input_ids"] == expected
     assert load_texts(tmp_path / "out", length=20)(TEXTS)[0].tolist() == expected
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["tokenizer_class"] == "CLIPTokenizer"
+
+
+@pytest.fixture
+def siglip_folder(tiny_tower, tmp_path):  # noqa: F811
+    """A SigLIP as open_clip keeps them: its tokenizer gets texts without capitals and punctuation."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    bpe.normalizer, bpe.pre_tokenizer = tokenizers.normalizers.NFKC(), tokenizers.pre_tokenizers.Metaspace()
+    special = {"special_tokens": ["<pad>", "</s>", "<unk>"], "unk_token": "<unk>"}
+    trainer = tokenizers.trainers.UnigramTrainer(vocab_size=53, show_progress=False, **special)
+    bpe.train_from_iterator(["the digit four, written by hand\n"] * 9, trainer)
+    bpe.post_processor = tokenizers.processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="</s>").save_pretrained(tmp_path)
+    config = dict(CONFIGS["siglip"])
+    words = {"hf_tokenizer_name": "any", "tokenizer_kwargs": {"clean": "canonicalize", "padding_side": "left"}}
+    pixels = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    theirs = {"model_cfg": config | {"text_cfg": config["text_cfg"] | words}, "preprocess_cfg": pixels}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(theirs))
+    del config["custom_text"]
+    reference = scramble(open_clip.CustomTextCLIP(**config))
+    safetensors.torch.save_file(reference.state_dict(), tmp_path / "open_clip_model.safetensors")
+    return tmp_path
+
+
+def their_logits(folder):
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    pixels = torch.stack([preprocess(Image.fromarray(picture(*size))) for size in SIZES])
+    ids = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS + CONTROLS)
+    with torch.no_grad():
+        return model.eval().get_logits(pixels, ids)[0]
+
+
+def test_a_siglip_of_open_clip_gives_the_same_number_and_is_passed_on_with_its_tokenizer(siglip_folder):
+    expected = their_logits(siglip_folder)
+    model, config = load_pretrained(siglip_folder)
+    prepare, spell = load_preprocessor(siglip_folder), load_texts(siglip_folder, length=9)
+    image = model.embed_image(jnp.asarray(np.stack([prepare(picture(*size)) for size in SIZES])))
+    text = model.embed_text(jnp.asarray(spell(TEXTS + CONTROLS)[0]))
+    np.testing.assert_allclose(model.similarity(image, text), expected, rtol=0, atol=2e-4)
+
+    kept = siglip_folder / "kept"  # as a run keeps it
+    ReleasedTokenizer(siglip_folder).save(kept)
+    words = ReleasedTokenizer(kept)
+    save_pretrained(siglip_folder / "out", model, config, form="open_clip", tokenizer=words, resizing=prepare.resizing)
+    np.testing.assert_allclose(their_logits(siglip_folder / "out"), expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(load_texts(siglip_folder / "out", length=9)(TEXTS)[0], spell(TEXTS)[0])
+    with pytest.raises(CheckpointError, match="transformers has no 'canonicalize' before a tokenizer"):
+        save_pretrained(siglip_folder / "hf", model, config, tokenizer=words)
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_texts_are_cleaned_as_open_clip_does_it(name, monkeypatch):
+    monkeypatch.setattr(open_clip.tokenizer, "basic_clean", str.strip)  # which mends HTML and Unicode
+    clean = open_clip.tokenizer.get_clean_fn(name)
+    for text in [*odd_texts(500), "ΟΔΟΣ, Σίσυφος_and_more"]:
+        assert CLEAN[name](text) == clean(text)
