@@ -2,7 +2,9 @@
 
 import io
 import struct
+import time
 import zlib
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -116,6 +118,26 @@ def test_exif_orientation(orientation, image_format):
     np.testing.assert_allclose(decoded.astype(int), gradient(), atol=6)
 
 
+def test_orientation_is_found_wherever_a_header_may_have_it():
+    """In EXIF data or in XMP, behind a part in which a scan seems to begin."""
+    data, upright = encode(gradient(), "JPEG"), decode_image(encode(gradient(), "JPEG"))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    for content in (b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0"), xmp):
+        parts = b"".join(
+            kind + struct.pack(">H", 2 + len(inside)) + inside
+            for kind, inside in ((b"\xff\xec", b"\xff\xda\0\0"), (b"\xff\xe1", content))
+        )
+        np.testing.assert_array_equal(decode_image(data[:2] + parts + data[2:]), np.rot90(upright, -1))
+
+
+def test_a_plain_jpeg_is_decoded_without_pillow(monkeypatch):
+    monkeypatch.setattr(image, "_open", None)
+    assert decode_image(encode(gradient(), "JPEG")).shape == (17, 23, 3)
+    assert decode_image(encode(gradient()[..., 0], "JPEG")).shape == (17, 23, 3)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's word on it
 def test_damaged_exif_and_profiles_do_not_matter():
     for options in ({"exif": b"Exif\0\0II*\0\xff\xff\xff\x7f"}, {"exif": b"Exif\0\0??"}, {"icc_profile": b"none"}):
@@ -204,6 +226,16 @@ def test_pixels_are_capped_by_the_header_alone():
         assert reason_of(png + struct.pack(">I", 5) + b"IDAT12345") == "too many pixels"
 
 
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"])
+def test_pixels_of_a_jpeg_are_capped_by_the_header_alone(exif):
+    data = encode(gradient(), "JPEG", exif=exif)
+    assert decode_image(data, max_pixels=17 * 23).shape == (17, 23, 3)
+    assert reason_of(data, max_pixels=17 * 23 - 1) == "too many pixels"
+    frame = data.index(b"\xff\xc0") + 5
+    for height, width in ((5_000, 5_000), (65_000, 65_000)):
+        assert reason_of(data[:frame] + struct.pack(">HH", height, width) + data[frame + 4 :]) == "too many pixels"
+
+
 def test_webp_has_a_limit_of_its_own(monkeypatch):
     monkeypatch.setattr(image, "MAX_WEBP_PIXELS", 17 * 23 - 1)
     assert reason_of(encode(gradient(), "WEBP")) == "too many pixels"
@@ -237,6 +269,17 @@ def test_parts_without_number_are_refused():
     most = image.MAX_SCANS - jpeg.count(b"\xff\xda")
     assert decode_image(jpeg[:-2] + scan * most + jpeg[-2:]).shape == (17, 23, 3)
     assert reason_of(jpeg[:-2] + scan * (most + 1) + jpeg[-2:]) == "too many scans or parts"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_scans_behind_one_that_holds_all_are_not_decoded(mode):
+    """They are as many as would take minutes."""
+    data = encode(Image.fromarray(gradient(999, 999)).convert(mode), "JPEG")
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    begin = time.process_time()
+    with suppress(BadRecord):
+        np.testing.assert_array_equal(decode_image(data[:-2] + 1000 * scan + data[-2:]), decode_image(data))
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])

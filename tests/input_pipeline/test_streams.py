@@ -1,5 +1,6 @@
 """Is `stream[step]` a function of (seed, step) alone, with every record in its turn and every bad one in its place?"""
 
+import weakref
 from collections import Counter
 
 import grain
@@ -9,7 +10,7 @@ import pytest
 from input_pipeline import texts
 from input_pipeline.loader import load
 from input_pipeline.sources.digits import Digits
-from input_pipeline.streams import Recipe, evaluation_stream, training_stream
+from input_pipeline.streams import READ_AHEAD, Recipe, evaluation_stream, training_stream
 from input_pipeline.texts import TextSpec
 from mmfuse.types import Caption, ConfigError, Example, Question, Rejected
 
@@ -194,8 +195,30 @@ def test_a_bad_record_is_a_counted_hole_and_its_neighbours_are_as_they_were(toke
     np.testing.assert_array_equal(holed.batch.origin[~hole], good.batch.origin[~hole])
     for field, array in holed.batch.signals["image"]._asdict().items():
         np.testing.assert_array_equal(array[~hole], getattr(good.batch.signals["image"], field)[~hole])
+        assert not array[hole].any()
+    assert [example is None for example in holed.examples] == hole.tolist()
     np.testing.assert_array_equal(holed.batch.text["caption"].ids[~hole], good.batch.text["caption"].ids[~hole])
     assert holed.tally == {"a/read": 13, "a/used": 7} | {f"a/rejected/{reason}": 1 for _, reason in BAD.values()}
+
+
+class Counted(bytes):
+    """A file that can be told to be still in memory."""
+
+
+def test_few_files_are_held_at_a_time(tokenizer):
+    """Of a batch of 60 no more than are read ahead, beside the one that is being read."""
+    alive, most = weakref.WeakSet(), []
+
+    def read(example):
+        data = Counted(str(len(most)).encode())
+        alive.add(data)
+        most.append(len(alive))
+        return example._replace(signals={"image": data})
+
+    source = {"a": Numbered(60, dict.fromkeys(range(60), read))}
+    tally = stream(source, tokenizer=tokenizer, rows=60, signals=SIGNALS)[0].tally
+    assert tally["a/rejected/not JPEG, PNG or WEBP"] == len(most) == 60
+    assert max(most) <= READ_AHEAD + 1
 
 
 def test_bad_records_do_not_change_the_mixture(tokenizer):
