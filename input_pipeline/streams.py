@@ -9,7 +9,7 @@ Processes of one job read every `of`-th row, so that together they read the same
 
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +62,7 @@ def audio_fit(augment: Mapping[str, Any]) -> Fit:
 
 
 FITS: Mapping[str, Callable[[Mapping[str, Any]], Fit]] = {"image": image_fit, "audio": audio_fit}
-READ_AHEAD = 8  # records that a thread has read and not yet decoded: tens of megabytes if they are photographs
+TOGETHER = 8  # rows that are made at once: what they are made of is in memory, tens of megabytes of photographs
 ORDER, EVALUATION, TRAINING = 1, 2, 3  # what a seed is derived for
 
 
@@ -142,7 +142,7 @@ class Recipe:
         concept = np.uint32(zlib.crc32(f"{row.source}/{example.concept}".encode(errors="replace"))).view(np.int32)
         return row._replace(concept=int(concept), sequences=sequences, pieces=pieces)
 
-    def collate(self, rows: Sequence[Row], number: int) -> Loaded:
+    def collate(self, rows: Iterable[Row], number: int) -> Loaded:
         """Packs rows into a batch of `number` rows."""
         return collate(rows, number, self.signals, self.text)
 
@@ -160,24 +160,22 @@ class Batches:
     def __getitem__(self, step: int, /) -> Loaded:
         if not 0 <= step < len(self):
             raise IndexError(f"batch {step} of {len(self)}")
-        drawn = [self.draw(number) for number in self.numbers[step * self.rows : (step + 1) * self.rows]]
-        return self.recipe.collate(self._make_rows(drawn), self.rows)
+        numbers = self.numbers[step * self.rows : (step + 1) * self.rows]
+        parts = (numbers[first : first + TOGETHER] for first in range(0, len(numbers), TOGETHER))
+        return self.recipe.collate((row for part in parts for row in self._make_rows(part)), self.rows)
 
     def __iter__(self) -> Iterator[Loaded]:
         return (self[step] for step in range(len(self)))
 
-    def _make_rows(self, drawn: Sequence[Drawn]) -> list[Row]:
-        """Reads, decodes, tokenizes, each for several rows at once.
+    def _make_rows(self, numbers: range) -> list[Row]:
+        """Draws, reads, decodes and tokenizes, each for all rows before the next.
 
         Between two decodings all else takes two to five times as long: a decoder leaves nothing of it in the caches.
         """
-        parts = (drawn[first : first + READ_AHEAD] for first in range(0, len(drawn), READ_AHEAD))
-        rows = [row for part in parts for row in self._read(part)]
-        return [self.recipe.add_texts(row, each.rng) for row, each in zip(rows, drawn)]
-
-    def _read(self, drawn: Sequence[Drawn]) -> list[Row]:
+        drawn = [self.draw(number) for number in numbers]
         records = [each.read() for each in drawn]
-        return [self.recipe.fit(record, each.rng) for record, each in zip(records, drawn)]
+        rows = [self.recipe.fit(record, each.rng) for record, each in zip(records, drawn)]
+        return [self.recipe.add_texts(row, each.rng) for row, each in zip(rows, drawn)]
 
 
 class _Part:
