@@ -120,7 +120,7 @@ def _plain_jpeg(data: bytes, at_least: tuple[int, int] | None, max_pixels: int) 
         return None
     try:
         *size, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except Exception:  # whatever it may be, Pillow decides
         return None
     height, width = map(int, size)
     if height * width > max_pixels:
@@ -152,7 +152,7 @@ def _any_image(data: bytes, at_least: tuple[int, int] | None, max_pixels: int) -
 
 def _sound_jpeg(data: bytes, height: int, width: int) -> UInt8[np.ndarray, "h w 3"] | None:
     """Decodes a JPEG to this size or the next larger one that can be had; None of one with any fault."""
-    with suppress(ValueError):
+    with suppress(Exception):  # whatever it may be, Pillow decides
         return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
 
 

@@ -271,6 +271,20 @@ def test_parts_without_number_are_refused():
     assert reason_of(jpeg[:-2] + scan * (most + 1) + jpeg[-2:]) == "too many scans or parts"
 
 
+def test_a_scan_for_each_colour_may_not_be_repeated_without_number():
+    """A baseline file made by hand, of the planes of three grey ones: libjpeg would decode all of its scans."""
+    planes = [encode(gradient()[..., colour], "JPEG", quality=95) for colour in range(3)]
+    frame, scan = planes[0].index(b"\xff\xc0"), planes[0].index(b"\xff\xda")
+    colours = struct.pack(">HBHHB", 17, 8, 17, 23, 3) + b"\1\x11\0\2\x11\0\3\x11\0"
+    head = planes[0][:frame] + b"\xff\xc0" + colours + planes[0][frame + 13 : scan]
+    scans = [b"\xff\xda\0\x08\1%c\0\0\x3f\0" % (1 + i) + plane[scan + 10 : -2] for i, plane in enumerate(planes)]
+    expected = Image.merge("YCbCr", [Image.open(io.BytesIO(plane)) for plane in planes]).convert("RGB")
+    decoded = decode_image(head + b"".join(scans) + b"\xff\xd9")
+    np.testing.assert_allclose(decoded.astype(int), np.asarray(expected).astype(int), atol=2)
+    many = b"".join(scans) + scans[2] * (image.MAX_SCANS - 2)
+    assert reason_of(head + many + b"\xff\xd9") == "too many scans or parts"
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_scans_behind_one_that_holds_all_are_not_decoded(mode):
     """They are as many as would take minutes."""
