@@ -4,7 +4,7 @@ Every array has the static shape of the stream's bucket; what is not there is ma
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ class Loaded(NamedTuple):
 
 
 def collate(
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     number: int,
     signals: Mapping[str, tuple[int, ...]],
     text: Mapping[str, texts.TextSpec],
@@ -69,17 +69,20 @@ def collate(
     """Packs rows into a batch.
 
     Args:
-      rows: at most `number`; missing ones are holes that are counted nowhere.
+      rows: at most `number`; missing ones are holes that are counted nowhere. The signals of a row are copied before
+        the next one is taken, so that they need not all be in memory at once.
       number: B.
       signals: name → raw shape of the bucket: image (height, width), audio (samples,).
       text: role → number, length and packing of its texts.
     """
+    batched = {name: _absent(name, shape, number) for name, shape in signals.items()}
+    rows = [_place(batched, index, row) for index, row in enumerate(rows)]
     good = [(index, row) for index, row in enumerate(rows) if row.rejected is None]
     valid, concept, origin = np.zeros(number, bool), np.zeros(number, np.int32), np.full((number, 2), -1, np.int32)
     for index, row in good:
         valid[index], concept[index], origin[index] = True, row.concept, row.origin
     batch = Batch(
-        {name: _signal(name, shape, good, number) for name, shape in signals.items()},
+        batched,
         {role: _text(role, spec, good, number) for role, spec in text.items()},
         valid,
         concept,
@@ -92,15 +95,20 @@ def collate(
     return Loaded(batch, tally, pieces, rejected, examples)
 
 
-def _signal(name, shape, rows, number):
+def _absent(name, shape, number):
     values = np.zeros((number, 1, *shape, *CHANNELS[name]), DTYPES[name])
-    mask, size = np.zeros((number, 1), bool), np.zeros((number, 1, len(shape)), np.int32)
-    for index, row in rows:
+    mask, anchor = np.zeros((number, 1), bool), np.zeros((number, 1), np.int32)
+    return Signal(values, mask, anchor, np.zeros((number, 1, len(shape)), np.int32))
+
+
+def _place(signals, index, row):
+    """Copies the signals of a row into the batch, and returns what else there is of it."""
+    for name, signal in signals.items():
         if name in row.signals:
             fitted = row.signals[name]
-            values[(index, 0, *(slice(extent) for extent in fitted.values.shape))] = fitted.values
-            mask[index, 0], size[index, 0] = True, fitted.size
-    return Signal(values, mask, np.zeros((number, 1), np.int32), size)
+            signal.values[(index, 0, *(slice(extent) for extent in fitted.values.shape))] = fitted.values
+            signal.item_mask[index, 0], signal.size[index, 0] = True, fitted.size
+    return row._replace(signals={})
 
 
 def _text(role, spec, rows, number):

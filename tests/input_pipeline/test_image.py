@@ -2,7 +2,9 @@
 
 import io
 import struct
+import time
 import zlib
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -117,6 +119,26 @@ def test_exif_orientation(orientation, image_format):
     np.testing.assert_allclose(decoded.astype(int), gradient(), atol=6)
 
 
+def test_orientation_is_found_wherever_a_header_may_have_it():
+    """In EXIF data or in XMP, behind a part in which a scan seems to begin."""
+    data, upright = encode(gradient(), "JPEG"), decode_image(encode(gradient(), "JPEG"))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    for content in (b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0"), xmp):
+        parts = b"".join(
+            kind + struct.pack(">H", 2 + len(inside)) + inside
+            for kind, inside in ((b"\xff\xec", b"\xff\xda\0\0"), (b"\xff\xe1", content))
+        )
+        np.testing.assert_array_equal(decode_image(data[:2] + parts + data[2:]), np.rot90(upright, -1))
+
+
+def test_a_plain_jpeg_is_decoded_without_pillow(monkeypatch):
+    monkeypatch.setattr(image, "_open", None)
+    assert decode_image(encode(gradient(), "JPEG")).shape == (17, 23, 3)
+    assert decode_image(encode(gradient()[..., 0], "JPEG")).shape == (17, 23, 3)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's word on it
 def test_damaged_exif_and_profiles_do_not_matter():
     for options in ({"exif": b"Exif\0\0II*\0\xff\xff\xff\x7f"}, {"exif": b"Exif\0\0??"}, {"icc_profile": b"none"}):
@@ -125,7 +147,7 @@ def test_damaged_exif_and_profiles_do_not_matter():
     assert decode_image(encode(gradient(), icc_profile=profile)).shape == (17, 23, 3)
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("orientation", [None, 1, 6])
 @pytest.mark.parametrize(
     ("at_least", "factor"),
     [((60, 80), 8), ((61, 80), 4), ((60, 81), 4), ((120, 160), 4), ((224, 224), 2), ((240, 321), 1), ((999, 999), 1)],
@@ -137,8 +159,9 @@ def test_a_jpeg_is_no_smaller_than_what_is_needed(at_least, factor, orientation)
     mean = image.reshape(480 // factor, factor, 640 // factor, factor, 3).mean(axis=(1, 3))
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    stored = np.ascontiguousarray(STORED[orientation](image))
-    decoded = decode_image(encode(stored, "JPEG", quality=97, subsampling=0, exif=exif), at_least=at_least)
+    stored = np.ascontiguousarray(STORED[orientation or 1](image))
+    data = encode(stored, "JPEG", quality=97, subsampling=0, exif=exif if orientation else b"")
+    decoded = decode_image(data, at_least=at_least)
     np.testing.assert_allclose(decoded.astype(float), mean, atol=5)
 
 
@@ -205,6 +228,16 @@ def test_pixels_are_capped_by_the_header_alone():
         assert reason_of(png + struct.pack(">I", 5) + b"IDAT12345") == "too many pixels"
 
 
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"])
+def test_pixels_of_a_jpeg_are_capped_by_the_header_alone(exif):
+    data = encode(gradient(), "JPEG", exif=exif)
+    assert decode_image(data, max_pixels=17 * 23).shape == (17, 23, 3)
+    assert reason_of(data, max_pixels=17 * 23 - 1) == "too many pixels"
+    frame = data.index(b"\xff\xc0") + 5
+    for height, width in ((5_000, 5_000), (65_000, 65_000)):
+        assert reason_of(data[:frame] + struct.pack(">HH", height, width) + data[frame + 4 :]) == "too many pixels"
+
+
 def test_webp_has_a_limit_of_its_own(monkeypatch):
     monkeypatch.setattr(image, "MAX_WEBP_PIXELS", 17 * 23 - 1)
     assert reason_of(encode(gradient(), "WEBP")) == "too many pixels"
@@ -238,6 +271,31 @@ def test_parts_without_number_are_refused():
     most = image.MAX_SCANS - jpeg.count(b"\xff\xda")
     assert decode_image(jpeg[:-2] + scan * most + jpeg[-2:]).shape == (17, 23, 3)
     assert reason_of(jpeg[:-2] + scan * (most + 1) + jpeg[-2:]) == "too many scans or parts"
+
+
+def test_a_scan_for_each_colour_may_not_be_repeated_without_number():
+    """A baseline file made by hand, of the planes of three grey ones: libjpeg would decode all of its scans."""
+    planes = [encode(gradient()[..., colour], "JPEG", quality=95) for colour in range(3)]
+    frame, scan = planes[0].index(b"\xff\xc0"), planes[0].index(b"\xff\xda")
+    colours = struct.pack(">HBHHB", 17, 8, 17, 23, 3) + b"\1\x11\0\2\x11\0\3\x11\0"
+    head = planes[0][:frame] + b"\xff\xc0" + colours + planes[0][frame + 13 : scan]
+    scans = [b"\xff\xda\0\x08\1%c\0\0\x3f\0" % (1 + i) + plane[scan + 10 : -2] for i, plane in enumerate(planes)]
+    expected = Image.merge("YCbCr", [Image.open(io.BytesIO(plane)) for plane in planes]).convert("RGB")
+    decoded = decode_image(head + b"".join(scans) + b"\xff\xd9")
+    np.testing.assert_allclose(decoded.astype(int), np.asarray(expected).astype(int), atol=2)
+    many = b"".join(scans) + scans[2] * (image.MAX_SCANS - 2)
+    assert reason_of(head + many + b"\xff\xd9") == "too many scans or parts"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_scans_behind_one_that_holds_all_are_not_decoded(mode):
+    """They are as many as would take minutes."""
+    data = encode(Image.fromarray(gradient(999, 999)).convert(mode), "JPEG")
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    begin = time.process_time()
+    with suppress(BadRecord):
+        np.testing.assert_array_equal(decode_image(data[:-2] + 1000 * scan + data[-2:]), decode_image(data))
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])

@@ -9,7 +9,7 @@ import pytest
 from input_pipeline import texts
 from input_pipeline.loader import load
 from input_pipeline.sources.digits import Digits
-from input_pipeline.streams import Recipe, evaluation_stream, training_stream
+from input_pipeline.streams import TOGETHER, Recipe, evaluation_stream, training_stream
 from input_pipeline.texts import TextSpec
 from mmfuse.types import Caption, ConfigError, Example, Question, Rejected
 
@@ -194,8 +194,31 @@ def test_a_bad_record_is_a_counted_hole_and_its_neighbours_are_as_they_were(toke
     np.testing.assert_array_equal(holed.batch.origin[~hole], good.batch.origin[~hole])
     for field, array in holed.batch.signals["image"]._asdict().items():
         np.testing.assert_array_equal(array[~hole], getattr(good.batch.signals["image"], field)[~hole])
+        assert not array[hole].any()
+    assert [example is None for example in holed.examples] == hole.tolist()
     np.testing.assert_array_equal(holed.batch.text["caption"].ids[~hole], good.batch.text["caption"].ids[~hole])
     assert holed.tally == {"a/read": 13, "a/used": 7} | {f"a/rejected/{reason}": 1 for _, reason in BAD.values()}
+
+
+class File(bytes):
+    """A file that counts how many there are in memory."""
+
+    alive = most = 0
+
+    def __init__(self, _):
+        File.alive += 1
+        File.most = max(File.most, File.alive)
+
+    def __del__(self):
+        File.alive -= 1
+
+
+def test_few_files_are_in_memory_at_a_time(tokenizer):
+    """Of a batch of 60 no more than make rows together, beside the last of those before."""
+    source = Numbered(60, dict.fromkeys(range(60), lambda each: each._replace(signals={"image": File(b"none")})))
+    tally = stream({"a": source}, tokenizer=tokenizer, rows=60, signals=SIGNALS)[0].tally
+    assert tally == {"a/read": 60, "a/rejected/not JPEG, PNG or WEBP": 60}
+    assert TOGETHER <= File.most <= TOGETHER + 1
 
 
 def test_bad_records_do_not_change_the_mixture(tokenizer):
