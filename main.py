@@ -24,8 +24,8 @@ from mmfuse.ask import ask, define_flags
 from mmfuse.budget import fit_to_minutes
 from mmfuse.experiment import Experiment
 from mmfuse.survey import fit_to_data
+from mmfuse.training import processes
 from mmfuse.training.loop import Stopped
-from mmfuse.training.processes import join_processes
 from mmfuse.training.workdir import saved_config, with_config
 from mmfuse.types import MmfuseError
 
@@ -36,12 +36,7 @@ MODES["generate"] = lambda experiment: print(ask(experiment, *ASKED()))
 CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/ and changes to it")
 WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run", required=True)
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
-DEVICES = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh without accelerators")
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "of several processes: host:port of the first, or auto where the cluster knows"
-)
-PROCESSES = flags.DEFINE_integer("processes", None, "how many processes there are")
-PROCESS = flags.DEFINE_integer("process", None, "which of them this is, from 0")
+BEGIN = processes.define_flags()
 ASKED = define_flags(MODE)
 flags.mark_flag_as_required("config")
 
@@ -63,12 +58,8 @@ def main(_: list[str]) -> None:
     logging.getLogger("mmfuse").setLevel(logging.INFO)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache" / "mmfuse" / "xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    if DEVICES.value:
-        jax.config.update("jax_num_cpu_devices", DEVICES.value)
-        # a program read back has lost the order of its collectives: devices may wait for one another for ever
-        jax.config.update("jax_enable_compilation_cache", False)
     try:
-        join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        BEGIN()
         saved = saved_config(WORKDIR.value)
         config = fit_to_data(CONFIG.value, saved)
         if saved or MODE.value == "train":

@@ -4,7 +4,8 @@ A stream is a weighted mixture of sources, read in an order that is a function o
 that step's rows, whatever was read before, by however many threads. So resuming is starting at a step. Each source is
 shuffled anew in every epoch; from the start to any row, each source has its share to within a few rows.
 
-Processes of one job read every `of`-th row, so that together they read the same rows however many they are.
+Each process of a job reads its own stretch of a step's rows: together they are the same rows, in the same order,
+however many processes there are.
 """
 
 import sys
@@ -155,9 +156,13 @@ class Recipe:
 class Batches:
     """The rows of a stream, so many at a time: batch n is the same whenever, and by whichever thread, it is read."""
 
-    def __init__(self, draw: Callable[[int], Drawn], numbers: range, rows: int, recipe: Recipe):
-        """Args: which record a row's number stands for; the numbers of all rows; how many are a batch; the recipe."""
+    def __init__(
+        self, draw: Callable[[int], Drawn], numbers: range, rows: int, recipe: Recipe, mine: range | None = None
+    ):
+        """Args: which record a row's number stands for; the numbers of all rows; how many are a batch; the recipe; the
+        rows of a batch that are this process's, None: all."""
         self.draw, self.numbers, self.rows, self.recipe = draw, numbers, rows, recipe
+        self.mine = range(rows) if mine is None else mine
 
     def __len__(self) -> int:
         return -(-len(self.numbers) // self.rows)
@@ -165,9 +170,11 @@ class Batches:
     def __getitem__(self, step: int, /) -> Loaded:
         if not 0 <= step < len(self):
             raise IndexError(f"batch {step} of {len(self)}")
-        numbers = self.numbers[step * self.rows : (step + 1) * self.rows]
+        numbers = self.numbers[step * self.rows : (step + 1) * self.rows][self.mine.start : self.mine.stop]
         parts = (numbers[first : first + TOGETHER] for first in range(0, len(numbers), TOGETHER))
-        return self.recipe.collate((row for part in parts for row in self._make_rows(part)), self.rows)
+        return self.recipe.collate(
+            (row for part in parts for row in self._make_rows(part)), self.mine.stop - self.mine.start
+        )
 
     def __iter__(self) -> Iterator[Loaded]:
         return (self[step] for step in range(len(self)))
@@ -238,7 +245,8 @@ def training_stream(
         part = parts[which]
         return part.draw(shuffled(place, len(part.source), orders[which]), place)
 
-    return Batches(draw, range(process, sys.maxsize, of), rows // of, recipe)
+    own = rows // of
+    return Batches(draw, range(sys.maxsize), rows, recipe, range(process * own, (process + 1) * own))
 
 
 def evaluation_stream(name: str, source: Source, recipe: Recipe, *, rows: int, examples: int | None = None) -> Batches:

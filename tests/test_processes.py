@@ -13,29 +13,31 @@ pytestmark = pytest.mark.processes
 
 
 def test_two_processes_take_over_from_one_and_route_as_it_would(tmp_path):
-    flags = "--config.train.steps=40", "--config.checkpoint.every=10"
+    steps = "--config.train.steps=40"
     config, whole, moved = "tests/small_routed.py", tmp_path / "whole", tmp_path / "moved"
-    finish(whole, *flags, config=config)
-    process = start(moved, *flags, config=config)
-    wait_for_step(process, moved, 15)  # the checkpoint of step 10 is begun; all is read up to step 2, less from then on
-    process.kill()
-    process.communicate()
+    finish(whole, steps, config=config)
+    process = start(moved, steps, config=config)
+    wait_for_step(process, moved, 4)  # all is read up to step 2, less from then on
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 75
+    alone = len(metrics(moved))
     with socket.socket() as free:
         free.bind(("localhost", 0))
         shared = f"--coordinator=localhost:{free.getsockname()[1]}", "--processes=2", "--cpu_devices=2"
-    both = [start(moved, *flags, *shared, f"--process={index}", config=config) for index in range(2)]
-    wait_for_step(both[0], moved, 18)
+    both = [start(moved, steps, *shared, f"--process={index}", config=config) for index in range(2)]
+    wait_for_step(both[0], moved, alone + 3)
     both[1].send_signal(signal.SIGTERM)
     for process in both:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 75, output
     together = len(metrics(moved))
-    assert 18 <= together < 40 and (moved / "checkpoints" / str(together)).is_dir()
-    finish(moved, *flags, config=config)
+    assert 4 <= alone < together < 40 and (moved / "checkpoints" / str(together)).is_dir()
+    finish(moved, steps, config=config)
     expected, lines = metrics(whole), metrics(moved)
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-4)
     read = np.diff([line["data/scenes/read"] + line["data/digits/read"] for line in lines])
-    assert set(read[10 : together - 1]) == {8} and set(read[together:]) == {16}  # each process reads its own part
+    assert set(read[alone : together - 1]) == {8} and set(read[together:]) == {16}  # each process reads its own part
     for name in ("image", "audio", "source"):
         opened = [line[f"answers/cost/open/{name}"] for line in lines]
         assert opened == pytest.approx([line[f"answers/cost/open/{name}"] for line in expected])

@@ -5,8 +5,10 @@ of all: a mesh spans them, each process reads its own part of the records, the f
 """
 
 import signal
+from collections.abc import Callable
 
 import jax
+from absl import flags
 from jax.experimental import multihost_utils
 
 from mmfuse.types import ConfigError
@@ -14,8 +16,27 @@ from mmfuse.types import ConfigError
 AUTO = "auto"
 
 
-def join_processes(coordinator: str | None, number: int | None, index: int | None) -> None:
-    """Waits for the others; to be called before anything else of JAX.
+def define_flags() -> Callable[[], None]:
+    """Defines how a process finds its devices and the others; returns what does, before anything else of JAX."""
+    devices = flags.DEFINE_integer("cpu_devices", None, "virtual devices, to try a mesh without accelerators")
+    coordinator = flags.DEFINE_string(
+        "coordinator", None, f"of several processes: host:port of the first, or {AUTO} where the cluster knows"
+    )
+    number = flags.DEFINE_integer("processes", None, "how many processes there are, where the cluster does not know")
+    index = flags.DEFINE_integer("process", None, "which of them this is, from 0")
+
+    def begin():
+        if devices.value:
+            jax.config.update("jax_num_cpu_devices", devices.value)
+            # a program read back has lost the order of its collectives: devices may wait for one another for ever
+            jax.config.update("jax_enable_compilation_cache", False)
+        join(coordinator.value, number.value, index.value)
+
+    return begin
+
+
+def join(coordinator: str | None, number: int | None, index: int | None) -> None:
+    """Waits for the other processes.
 
     Args:
       coordinator: host:port of the first process; `auto` where the cluster knows (SLURM, Cloud TPU, Kubernetes, Open
