@@ -26,7 +26,18 @@ EXPERIMENTS = (  # config, what it is, what it reaches, page
         ),
         "quickstart.md",
     ),
-    ("scenes", "the same, longer and with sound: less than two hours", (), "quickstart.md"),
+    (
+        "scenes",
+        "the same, longer and with sound: an hour and a half",
+        (
+            ("R@1 of 256", "retrieval/text_to_image/recall_at_1"),
+            ("answers", "vqa/accuracy"),
+            ("blind", "vqa/accuracy_blind"),
+            ("caption F1", "caption/attribute_f1"),
+            ("digits", "classification/digits"),
+        ),
+        "quickstart.md",
+    ),
     ("router", "which of three modalities are worth reading, decided for each example", (), "routing.md"),
     (
         "emoji",
