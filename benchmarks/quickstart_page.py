@@ -89,8 +89,8 @@ Colours come first, then sizes and shapes; stripes and dots are not told in thes
 .venv/bin/python main.py --config=configs/scenes.py --workdir=runs/scenes
 ```
 
-is the same recipe for 10,000 steps on scenes that are seen and heard. A step takes 0.55 s on two idle cores, the whole an
-hour and a half; the run below shared its cores with other work. It can be stopped and given again at any moment.
+is the same recipe for 10,000 steps on scenes that are seen and heard. A step takes 0.55 s on two idle cores, the whole
+an hour and a half; the run below shared its cores with other work. It can be stopped and given again at any moment.
 
 {scenes}
 

@@ -4,8 +4,11 @@ from configs import parts
 from tests import small
 
 
-def get_config():
-    """Answers alone, towers that read half or three quarters of the rows, and damage that a router could notice."""
+def get_config(heard: str = "audio"):
+    """Answers alone, towers that read half or three quarters of the rows, and damage that a router could notice.
+
+    With `heard` "nothing" there is less to compile.
+    """
     config = small.get_config()
     damage = {"darkness": 0.2, "noise": 0.2, "audio_noise": 0.4, "gaps": 0.4, "missing": 0.1}
     with config.unlocked():
@@ -25,4 +28,13 @@ def get_config():
         looked_at.text = {"source": description}
         source = {"kind": "scenes", "split": "test", "corruptions": damage}
         config.evaluators = {"gating": {"kind": "gating", "source": source, "stream": looked_at}}
+        if heard == "nothing":
+            del (
+                config.model.towers["audio"],
+                config.model.router.capacity["audio"],
+                config.sources.scenes.corruptions["audio_noise"],
+            )
+            config.model.single.memories = ("image", "source")
+            for part in (stream, looked_at):
+                part.signals = {"image": part.signals.image}
     return config
