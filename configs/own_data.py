@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from configs import parts
 
 SIZES = {
-    "small": {"image": 64, "width": 128, "depth": 4, "heads": 4, "rows": 64, "dtype": "float32"},
-    "base": {"image": 224, "width": 512, "depth": 12, "heads": 8, "rows": 1024, "dtype": "bfloat16"},
+    "small": {"image": 64, "patch": 8, "width": 128, "depth": 4, "heads": 4, "rows": 64, "dtype": "float32"},
+    "base": {"image": 224, "patch": 16, "width": 512, "depth": 12, "heads": 8, "rows": 1024, "dtype": "bfloat16"},
 }
 SAMPLES = 128_000  # at most 8 s at 16 kHz: of longer sounds the beginning is heard
 LENGTH = 48  # tokens of a caption
@@ -30,8 +30,7 @@ REFERENCES = 20  # captions of a record that a generated one is compared with, a
 
 def get_config(size: str = "") -> ConfigDict:
     """The experiment; `size` is a key of `SIZES`, or empty for what fits the machine."""
-    size = size or _fitting_size()
-    sizes = ConfigDict(SIZES[size])
+    sizes = ConfigDict(SIZES[size or _fitting_size()])
     config = ConfigDict()
     config.seed = 0
     config.data = {"train": "", "test": ""}  # patterns of tars
@@ -58,17 +57,8 @@ def get_config(size: str = "") -> ConfigDict:
         "contrastive": {"kind": "contrastive", "loss": "info_nce", "between": pairs},
         "captioning": {"kind": "generation", "chunk": 16},
     }
-    config.model = {
-        "dtype": sizes.dtype,
-        "towers": {"small": _small_towers, "base": _base_towers}[size](sizes),
-        "dual": {"embedding": sizes.width, "temperature": 0.07, "bias": -10.0},
-        "single": parts.decoder(sizes.width, 2, sizes.heads, length=LENGTH, memories=("image", "audio")),
-    }
-    # tables and gates are one number deep: they may learn faster than what is stacked
-    rates = ((r"(gate|towers/text/.*|logit_bias)$", 10.0), (".*", 1.0)) if size == "small" else ((".*", 1.0),)
-    config.optimizer = parts.optimizer(
-        1e-3, warmup=100, weight_decay=((r"(bias|scale|gate)$", 0.0), (".*", 0.2)), learning_rate_scale=rates
-    )
+    config.model = _model(sizes)
+    config.optimizer = parts.optimizer(1e-3, warmup=100, weight_decay=((r"(bias|scale|gate)$", 0.0), (".*", 0.2)))
     config.sharding = parts.sharding()
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     # the minutes become steps once; both are limits, and 0 minutes are none
@@ -101,30 +91,18 @@ def _evaluators(test, signals, pairs):
     }
 
 
-def _small_towers(sizes):
-    """What learns most from little: convolutions, sounds heard in steps of 80 ms, words without their order."""
-    image = (sizes.image,) * 2
+def _model(sizes):
+    common = sizes.width, sizes.depth, sizes.heads
     return {
-        "image": parts.convnet(
-            2 * sizes.width, (1, 1, 1), image=image, patch=(4, 4), norm="instance", position="sincos", pool="max"
-        ),
-        "audio": parts.audio(
-            *_common(sizes), samples=SAMPLES, window=512, hop=160, patch=(8, 64), position="sincos", pool="max"
-        ),
-        "text": parts.text(2 * sizes.width, 0, sizes.heads, length=LENGTH),
+        "dtype": sizes.dtype,
+        "towers": {
+            "image": parts.vit(*common, image=(sizes.image,) * 2, patch=(sizes.patch,) * 2),
+            "audio": parts.audio(*common, samples=SAMPLES, patch=(20, 16)),
+            "text": parts.text(*common, length=LENGTH),
+        },
+        "dual": {"embedding": sizes.width, "temperature": 0.07, "bias": -10.0},
+        "single": parts.decoder(sizes.width, 2, sizes.heads, length=LENGTH, memories=("image", "audio")),
     }
-
-
-def _base_towers(sizes):
-    return {
-        "image": parts.vit(*_common(sizes), image=(sizes.image,) * 2, patch=(16, 16)),
-        "audio": parts.audio(*_common(sizes), samples=SAMPLES, patch=(20, 16)),
-        "text": parts.text(*_common(sizes), length=LENGTH),
-    }
-
-
-def _common(sizes):
-    return sizes.width, sizes.depth, sizes.heads
 
 
 def _fitting_size():

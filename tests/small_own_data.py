@@ -7,11 +7,10 @@ def get_config():
     """Every part of it, each as small as it can be."""
     config = own_data.get_config("small")
     config.tokenizer.update(vocabulary=300, examples=20)
-    for part in (config.model.towers.audio, config.model.single):
-        part.update(width=16, depth=1, heads=2, key_heads=1, mlp=24)
-    config.model.towers.image.update(width=16, patch=(8, 8))
-    config.model.towers.text.update(width=16, heads=2, key_heads=1)
-    config.model.towers.audio.patch = (80, 64)
+    for tower in (*config.model.towers.values(), config.model.single):
+        tower.update(width=16, depth=1, heads=2, key_heads=1, mlp=24)
+    config.model.towers.image.patch = (16, 16)
+    config.model.towers.audio.patch = (40, 32)
     config.model.dual.embedding = 8
     config.streams.pairs.rows = 8
     config.train.update(steps=30, evaluate_every=30)
