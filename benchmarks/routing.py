@@ -28,10 +28,11 @@ from ml_collections import ConfigDict
 
 from benchmarks.record import append
 from input_pipeline.collate import Loaded
-from mmfuse.experiment import Experiment
+from mmfuse.experiment import Experiment, with_all_read
 from mmfuse.results import run_line
 from mmfuse.routing.router import Router
 from mmfuse.routing.routes import Routes
+from mmfuse.training.sharding import place
 from mmfuse.training.state import TrainState
 from mmfuse.training.workdir import saved_config
 from mmfuse.types import Batch
@@ -70,10 +71,8 @@ class Measured:
         dense = self.config.model.router.dense_steps if "router" in self.config.model else 0
         if not dense:
             return {"flops": step, "flops_over_run": step}
-        whole = unrolled(self.config)
-        whole.model.router.capacity = dict.fromkeys(whole.model.router.capacity, 1.0)
         share = dense / self.config.train.steps
-        over_run = share * step_flops(whole, self.workdir) + (1 - share) * step
+        over_run = share * step_flops(with_all_read(unrolled(self.config)), self.workdir) + (1 - share) * step
         return {"flops": step, "flops_over_run": over_run}
 
     def inference_flops(self) -> dict[str, float]:
@@ -148,9 +147,8 @@ def alternate(functions: Mapping[str, Callable[[], None]], turns: int) -> dict[s
 
 
 def _placed(experiment) -> Iterator[dict[str, Batch]]:
-    place = next(iter(experiment.evaluation.evaluators.values())).sweep.place
     for index in range(BATCHES):
-        yield {name: place(stream[index].batch) for name, stream in experiment.streams.items()}
+        yield {name: place(stream[index].batch, experiment.mesh) for name, stream in experiment.streams.items()}
 
 
 def report(runs: list[Measured], turns: int) -> None:

@@ -229,7 +229,7 @@ class Experiment:
     def _programs(self) -> Callable[[int], Program]:
         """The program of each step, compiled when it is first asked for: at first a router may let all be read."""
         dense_steps = self.config.model.router.dense_steps if "router" in self.config.model else 0
-        at_first = Experiment(_with_all_read(self.config), self.workdir) if dense_steps else self
+        at_first = Experiment(with_all_read(self.config), self.workdir) if dense_steps else self
 
         @functools.cache
         def compiled(experiment):
@@ -258,7 +258,7 @@ class Experiment:
         return state, Counter(position["tally"])
 
 
-def _with_all_read(config: ConfigDict) -> ConfigDict:
+def with_all_read(config: ConfigDict) -> ConfigDict:
     """The config with a capacity that holds every example."""
     whole = config.copy_and_resolve_references()
     whole.model.router.capacity = dict.fromkeys(whole.model.router.capacity, 1.0)

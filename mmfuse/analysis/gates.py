@@ -1,7 +1,7 @@
 """How do gates behave as what they guard gets worse?
 
 A chart for each modality and kind of corruption, out of the numbers of the evaluator `gating`: the share of open gates
-and the mean probability of being open, from what is clean (0) to the worst level (1).
+and the mean probability of being open, from what is clean (0) to the worst level, as the evaluator counts them.
 """
 
 import re
@@ -10,22 +10,21 @@ from collections.abc import Mapping
 from mmfuse.analysis.charts import Series, line_chart, run_class
 from mmfuse.analysis.html import Html, join, tag
 
-LEVELS = 5  # of a corruption, as `evaluators/gating.py` counts them
 LINES = {"open": "share of open gates", "soft": "probability of being open"}
 NUMBER = re.compile(rf"(.+)/({'|'.join(LINES)})/([^/]+)/([^/]+)/(\d+)")
 
 
 def gate_charts(summary: Mapping[str, int | float]) -> Html:
     """The charts of all gates in a summary; empty where there are none."""
-    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    charts: dict[str, dict[str, list[tuple[int, int | float]]]] = {}
     for name, value in summary.items():
         found = NUMBER.fullmatch(name)
         if found:
             evaluator, line, modality, kind, level = found.groups()
             lines = charts.setdefault(f"{modality}: {kind.replace('_', ' ')}", {})
             clean = summary.get(f"{evaluator}/{line}/{modality}/clean")
-            begin = [] if clean is None else [(0.0, clean)]
-            lines.setdefault(LINES[line], begin).append((int(level) / LEVELS, value))
+            begin = [] if clean is None else [(0, clean)]
+            lines.setdefault(LINES[line], begin).append((int(level), value))
     if not charts:
         return Html("")
     legend = tag(
