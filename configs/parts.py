@@ -74,9 +74,9 @@ def decoder(width: int, depth: int, heads: int, *, length: int, memories: tuple[
 def router(capacity: dict[str, float], **changes) -> dict:
     """Gates for the modalities that `capacity` names: the share of examples that each tower reads in training."""
     return {
-        "gate": "threshold",  # threshold | binary_concrete | hard_concrete | top_1 | top_2
+        "gate": "threshold",  # threshold | binary_concrete | hard_concrete | top_1 | top_2 | random, by capacity
         "capacity": capacity,
-        "dense_steps": 0,  # of training at first, whose towers read every example whatever the capacity
+        "dense_steps": 0,  # of training at first, whose towers read every example, some of them dimmed (`gates.Dimmed`)
         "ladder": (0.0, 0.25, 0.5, 1.0),  # shares, of which evaluation takes the lowest that has room
         "groups": 1,  # of a batch, each with its own capacity; a multiple of the shards
         "hidden": 16,  # width of the router's networks

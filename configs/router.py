@@ -1,8 +1,11 @@
-"""Which modalities are worth reading? Scenes of which a picture, a sound and a description tell, not all of them well.
+"""Which modalities are worth reading? Scenes of which a picture, a sound and a description tell, most of them spoiled.
 
-    python main.py --config=configs/router.py --workdir=runs/router              # routed
-    python main.py --config=configs/router.py:dense --workdir=runs/dense         # every tower reads every example
-    python main.py --config=configs/router.py:image,audio --workdir=runs/two     # a fixed subset of the modalities
+    python main.py --config=configs/router.py --workdir=runs/router                # routed
+    python main.py --config=configs/router.py:routed_60 --workdir=runs/routed_60   # towers read 60 % in training
+    python main.py --config=configs/router.py:dense --workdir=runs/dense           # every tower reads every example
+    python main.py --config=configs/router.py:half --workdir=runs/half             # the same, at half the FLOPs
+    python main.py --config=configs/router.py:random_40 --workdir=runs/random      # gates are open by lot
+    python main.py --config=configs/router.py:image,audio --workdir=runs/two       # a fixed subset of the modalities
 
 Each example has one, two or three modalities that can be relied on, each of them as often as the others; the rest is
 spoiled, in ways that show in the raw signal. So no fixed subset is enough, and to read all is more than is needed. The
@@ -16,10 +19,11 @@ from configs import parts
 
 IMAGE, SAMPLES = (64, 64), 32_000
 SIGNALS = {"image": IMAGE, "audio": (SAMPLES,)}
-DESCRIPTION, TARGET, QUESTION, CAPTION = 40, 64, 24, 32  # tokens
-WIDTH, HEADS = 96, 4
+DESCRIPTION, TARGET, QUESTION, CAPTION = 24, 32, 16, 20  # tokens
+WIDTH, HALF, HEADS = 64, 40, 4
 MODALITIES = ("image", "audio", "source")
-# How a modality is spoiled that cannot be relied on; what share of it each kind has.
+STEPS, DENSE_STEPS = 2000, 400
+# How a modality is spoiled that cannot be relied on: what share of it each kind has, and the level.
 DAMAGE = {
     "darkness": (0.3, 1.0),
     "noise": (0.3, 0.9),
@@ -27,22 +31,35 @@ DAMAGE = {
     "audio_noise": (1.0, 0.9),
     "gaps": (1.0, 1.0),
 }
-SCENES = {"kind": "scenes", "objects": (1, 2), "corruptions": DAMAGE, "reliable": (0.6, 0.3, 0.1)}
+SCENES = {
+    "kind": "scenes",
+    "objects": (1, 1),
+    "questions": ("colour", "shape"),
+    "corruptions": DAMAGE,
+    "reliable": (0.8, 0.15, 0.05),
+}
+# One modality is spoiled, at any level, and now and then it is missing, as it never was in training.
+ONE_SPOILED = {**dict.fromkeys(DAMAGE, 0.25), "missing": 0.25}
 
 
-def get_config(which: str = "routed") -> ConfigDict:
-    """The experiment; `which` is routed, dense, or some of `MODALITIES`, which alone are read then."""
-    read = MODALITIES if which in ("routed", "dense") else tuple(which.split(","))
+def get_config(which: str = "routed_34") -> ConfigDict:
+    """The experiment; `which` is dense, half, routed_N, random_N, or some of `MODALITIES`, which alone are read then.
+
+    N is the percentage of the examples that each tower reads in training.
+    """
+    kind, _, percent = which.partition("_")
+    read = MODALITIES if kind in ("dense", "half", "routed", "random") else tuple(which.split(","))
+    width = HALF if kind == "half" else WIDTH
     config = ConfigDict()
     config.seed = 0
     config.tokenizer = {"vocabulary": 512, "examples": 2000}
     config.sources = {"scenes": {**SCENES, "split": "train"}}
     signals = {name: shape for name, shape in SIGNALS.items() if name in read}
     source = {"source": {"take": "description", "number": 1, "length": DESCRIPTION}} if "source" in read else {}
-    target = {"take": "whole_captions_and_questions", "number": 1, "length": TARGET, "packed": 6, "languages": ("en",)}
+    target = {"take": "whole_captions_and_questions", "number": 1, "length": TARGET, "packed": 4, "languages": ("en",)}
     config.streams = {
         "scenes": {
-            "rows": 40,
+            "rows": 32,
             "mixture": {"scenes": 1.0},
             "signals": signals,
             "text": {**source, "target": target},
@@ -51,49 +68,71 @@ def get_config(which: str = "routed") -> ConfigDict:
         }
     }
     config.objectives = {"writing": {"kind": "generation", "chunk": 16}}
-    config.model = {"dtype": "float32", "towers": _towers(read)}
-    config.model.single = parts.decoder(WIDTH, 1, HEADS, length=TARGET, memories=read, mlp=2 * WIDTH)
+    config.model = {"dtype": "float32", "towers": _towers(read, width)}
+    config.model.single = parts.decoder(width, 1, HEADS, length=TARGET, memories=read, mlp=2 * width)
     config.optimizer = parts.optimizer(2e-3, warmup=50, learning_rate_scale=((r"gate$", 20.0), (".*", 1.0)))
     config.sharding = parts.sharding()
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-    config.train = {"minutes": 0.0, "steps": 1000, "evaluate_every": 100_000}
-    config.checkpoint = {"every": 200, "keep": 1}
+    config.train = {"minutes": 0.0, "steps": STEPS, "evaluate_every": 100_000}
+    config.checkpoint = {"every": 500, "keep": 1}
     config.log_every = 10
     config.loader = parts.loader()
     config.evaluators = _evaluators(signals, source)
     config.eval = parts.evaluation()
-    if which == "routed":
-        _route(config)
+    if percent:
+        _route(config, int(percent) / 100, "random" if kind == "random" else "binary_concrete")
     return config.lock()
 
 
-def _towers(read):
+def _towers(read, width):
     towers = {
+        # a norm over the positions of a channel, and the highest value: shapes are told much sooner
         "image": parts.convnet(
-            WIDTH, (1, 1, 1), image=IMAGE, patch=(2, 2), norm="instance", position="sincos", pool="max"
+            width, (1, 1, 1), image=IMAGE, patch=(2, 2), norm="instance", position="sincos", pool="max"
         ),
-        "audio": parts.audio(WIDTH, 2, HEADS, samples=SAMPLES, patch=(4, 64), position="sincos", pool="max"),
-        "text": parts.text(WIDTH, 2, HEADS, length=DESCRIPTION),
+        "audio": parts.audio(width, 3, HEADS, samples=SAMPLES, window=512, hop=160, patch=(8, 64), position="sincos"),
+        "text": parts.text(width, 3, HEADS, length=DESCRIPTION),
     }
     return {name: tower for name, tower in towers.items() if name in read or (name == "text" and "source" in read)}
 
 
-def _route(config):
+def _route(config, capacity, gate):
     """A router, the price of reading, and what is measured of both."""
-    config.sharding = parts.sharding((r"router/", ()))  # a few hundred numbers, whole on every device
-    config.model.router = parts.router(dict.fromkeys(MODALITIES, 0.6), groups=8)
+    config.model.router = parts.router(
+        dict.fromkeys(MODALITIES, capacity), gate=gate, groups=2, dense_steps=DENSE_STEPS, open_at_first=0.0
+    )
+    # few numbers: whole on every device, and to be learned sooner than a tower
+    config.sharding = parts.sharding((r"router/", ()))
+    config.optimizer.learning_rate_scale = ((r"^router/", 2.0), *config.optimizer.learning_rate_scale)
+    # while towers know nothing, every gate would shut for good
+    config.objectives.floor = {"kind": "entropy_floor", "floor": 0.9}
     config.objectives.cost = {"kind": "expected_cost"}
-    config.streams.scenes.objectives.cost = 0.3
+    config.streams.scenes.objectives.update(cost=0.02, floor=1.0)
     stream = {**config.evaluators.vqa.stream, "text": {"source": config.streams.scenes.text.source}}
-    config.evaluators.gating = {"kind": "gating", "source": {**SCENES, "split": "test"}, "stream": stream}
+    for name, test in (("gating", SCENES), ("gating_spoiled", _spoiled())):
+        config.evaluators[name] = {"kind": "gating", "source": {**test, "split": "test"}, "stream": stream}
 
 
 def _evaluators(signals, source):
     test = {**SCENES, "split": "test"}
-    vqa = parts.answering(test, signals=signals, examples=512, length=QUESTION)
-    vqa["stream"]["text"] |= source
-    prompt = {"take": "whole_captions", "number": 1, "length": 4}
-    target = {"take": "whole_captions", "number": 2, "length": CAPTION}
-    caption = parts.captioning(test, signals=signals, prompt=prompt, target=target, examples=256, tokens=CAPTION)
-    caption["stream"]["text"] |= source
-    return {"vqa": vqa, "caption": caption}
+    evaluators = {
+        "vqa": parts.answering(test, signals=signals, examples=1024, length=QUESTION),
+        "spoiled": parts.answering({**_spoiled(), "split": "test"}, signals=signals, examples=2048, length=QUESTION),
+        "caption": parts.captioning(
+            test,
+            signals=signals,
+            prompt={"take": "whole_captions", "number": 1, "length": 4},
+            target={"take": "whole_captions", "number": 2, "length": CAPTION},
+            examples=512,
+            tokens=CAPTION,
+        ),
+    }
+    for evaluator in evaluators.values():
+        evaluator["stream"]["text"] |= source
+        if evaluator["kind"] == "answering":
+            evaluator["stream"]["text"]["prompt"]["number"] = len(SCENES["questions"])
+    return evaluators
+
+
+def _spoiled():
+    return {**SCENES, "corruptions": ONE_SPOILED, "reliable": (0.0, 1.0, 0.0)}

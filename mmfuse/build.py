@@ -7,7 +7,6 @@ hands the parts that it makes to the parts that need them.
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ from mmfuse.nn.norms import InstanceNorm, LayerNorm, RMSNorm
 from mmfuse.nn.positions import LearnedPosition, ResizedPosition, SinCosPosition
 from mmfuse.objectives.cost import count_flops
 from mmfuse.routing.evidence import PROBES
-from mmfuse.routing.gates import BinaryConcrete, HardConcrete, Threshold, TopK
+from mmfuse.routing.gates import BinaryConcrete, Dimmed, HardConcrete, Random, Threshold, TopK
 from mmfuse.routing.router import Router
 from mmfuse.stack.block import SelfBlock
 from mmfuse.stack.stack import Segment, Stack
@@ -211,12 +210,15 @@ def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
     return Multimodal(towers, dual, single, router, prefix)
 
 
+# The form of the gates, given the capacities of the modalities.
 GATES = {
-    "threshold": Threshold,
-    "binary_concrete": BinaryConcrete,
-    "hard_concrete": HardConcrete,
-    "top_1": partial(TopK, 1),
-    "top_2": partial(TopK, 2),
+    "threshold": lambda _: Threshold(),
+    "binary_concrete": lambda _: BinaryConcrete(),
+    "hard_concrete": lambda _: HardConcrete(),
+    "top_1": lambda _: TopK(1),
+    "top_2": lambda _: TopK(2),
+    "dimmed": lambda _: Dimmed(),
+    "random": Random,
 }
 
 
@@ -226,7 +228,8 @@ def _router(model, vocabulary, dtype, rngs):
     settings = {key: value for key, value in config.to_dict().items() if key not in ("gate", "dense_steps")}
     towers = {name: model.towers[reader(name)] for name in probes}
     costs = {name: _tower_flops(tower, vocabulary, dtype) for name, tower in towers.items()}
-    return Router(probes, lookup(GATES, config.gate, "gate")(), costs=costs, **settings, rngs=rngs)
+    gate = lookup(GATES, config.gate, "gate")(tuple(config.capacity.values()))
+    return Router(probes, gate, costs=costs, **settings, rngs=rngs)
 
 
 def _tower_flops(config, vocabulary, dtype):

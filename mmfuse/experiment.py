@@ -259,8 +259,9 @@ class Experiment:
 
 
 def with_all_read(config: ConfigDict) -> ConfigDict:
-    """The config with a capacity that holds every example."""
+    """The config with a capacity that holds every example, and gates that learn what being open is worth."""
     whole = config.copy_and_resolve_references()
+    whole.model.router.gate = "dimmed"
     whole.model.router.capacity = dict.fromkeys(whole.model.router.capacity, 1.0)
     return whole
 

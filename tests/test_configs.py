@@ -23,6 +23,8 @@ CONFIGS = {  # by the names of their golden files
     "scenes": "scenes",
     "router": "router",
     "router_dense": "router:dense",
+    "router_half": "router:half",
+    "router_random": "router:random_30",
     "router_two": "router:image,audio",
     "emoji": "emoji",
     "own_data_small": "own_data:small",

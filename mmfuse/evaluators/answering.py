@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from mmfuse.evaluators.calibration import calibration_error
+from mmfuse.evaluators.damage import damage_of_all, parts_by_damage
 from mmfuse.evaluators.question_only import QuestionOnly
 from mmfuse.evaluators.writing import Writing, Written
 from mmfuse.training.state import TrainState
@@ -34,9 +35,9 @@ class Answering(Writing):
         """Returns accuracies, `calibration_error`, `questions`, how many, and `rejected`, records left out.
 
         `accuracy`, `accuracy_blind`, `accuracy_majority` and `accuracy_chance` are over all questions; with `/{type}`
-        over those of a type. With `question_only` there are `accuracy_question_only` and `accuracy_no_evidence`, and
-        `accuracy_blind` is the higher of the two. An answer's probability, by which calibration is measured, is that of
-        all its tokens.
+        over those of a type; where scenes were spoiled there are `accuracy/clean` and `accuracy/{kind}/{level}`, too.
+        With `question_only` there are `accuracy_question_only` and `accuracy_no_evidence`, and `accuracy_blind` is the
+        higher of the two. An answer's probability, by which calibration is measured, is that of all its tokens.
         """
         found = list(self.written(state, Question))
         self.results = [{"question_id": _id(written), "answer": one_spaced(written.text)} for written in found]
@@ -63,6 +64,8 @@ class Answering(Writing):
             if self.question_only:
                 both = numbers[f"accuracy_question_only{part}"], numbers[f"accuracy_no_evidence{part}"]
                 numbers[f"accuracy_blind{part}"] = max(both)
+        for part, of_part in parts_by_damage([damage_of_all(written.example) for written in found]):
+            numbers[f"accuracy{part}"] = float(right["accuracy"][of_part].mean())
         return numbers | counts
 
 

@@ -7,21 +7,19 @@ A gate has collapsed where it is always open, always shut, or blind to its evide
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool
 from sklearn.metrics import roc_auc_score
 
+from mmfuse.evaluators.damage import damage_of, parts_by_damage
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
 
 LOGGER = logging.getLogger(__name__)
-LEVELS = 5  # bins of the level of a corruption, from 0 to 1
 ALWAYS, BLIND = 0.995, 0.01  # a share that is as good as always; a deviation of soft gates that is none
-TRUTH = {"source": "description"}  # what sources call a role
 
 
 class Gating:
@@ -39,7 +37,7 @@ class Gating:
         """Returns numbers of the modalities that are there in an example.
 
         Of each: `open/{modality}`, the share of open gates; the same with `/clean` and, for each kind of corruption,
-        `/{kind}/{level}`, level 1 to `LEVELS`; `soft/…` the mean probability of being open, likewise; `agreement/…`
+        `/{kind}/{level}` (`damage.py`); `soft/…` the mean probability of being open, likewise; `agreement/…`
         1 − |hard − soft|; `auroc/…` how well the soft gate tells what is clean from what is spoiled; `collapsed/…`.
         `cost` is the share of the towers' dense FLOPs that is spent, `rejected` how many records were left out.
         """
@@ -48,7 +46,7 @@ class Gating:
         numbers = {"cost": float(sum(costs[name] * opened[name].mean() for name in opened))}
         for name in opened:
             mine, of = [column[there[name]] for column in (opened[name], soft[name])], befallen[name][there[name]]
-            for part, rows in _parts(of):
+            for part, rows in parts_by_damage((kind, level) for kind, level in of):
                 numbers |= {
                     f"{kind}/{name}{part}": float(column[rows].mean()) for kind, column in zip(("open", "soft"), mine)
                 }
@@ -63,8 +61,7 @@ class Gating:
                     kept.append(array[loaded.batch.valid])
                 for example in loaded.examples:
                     if example is not None:
-                        known = example.truth.get("corruptions", {}).get(TRUTH.get(name, name), ("", 0.0))
-                        befallen.setdefault(name, []).append(known)
+                        befallen.setdefault(name, []).append(damage_of(example, name))
         joined = [{name: np.concatenate(lists[index]) for name, lists in columns.items()} for index in range(3)]
         return *joined, {name: np.array([*map(tuple, found)], object) for name, found in befallen.items()}
 
@@ -77,15 +74,3 @@ class Gating:
         if clean.any() and not clean.all():
             numbers[f"auroc/{name}"] = float(roc_auc_score(clean, soft))
         return numbers
-
-
-def _parts(befallen) -> Iterator[tuple[str, Bool[np.ndarray, "n"]]]:
-    """Names of parts of the examples, and which they are."""
-    kinds, levels = np.array([kind for kind, _ in befallen]), np.array([float(level) for _, level in befallen])
-    yield "", np.ones(len(kinds), bool)
-    if not (kinds == "").all():
-        yield "/clean", kinds == ""
-    for kind in sorted(set(kinds) - {""}):
-        bins = np.ceil(levels * LEVELS).clip(1)
-        for level in sorted(set(bins[kinds == kind])):
-            yield f"/{kind}/{level:.0f}", (kinds == kind) & (bins == level)

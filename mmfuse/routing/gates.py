@@ -25,8 +25,8 @@ class Gates(NamedTuple):
 
     Attributes:
       open: whether the modality takes part; never where it is absent.
-      value: 1 where open and 0 where not, exactly, with the gradient of `soft`. A hard-concrete gate alone may be open
-        by less than 1.
+      value: 1 where open and 0 where not, exactly, with the gradient of `soft`. Hard-concrete and dimmed gates alone
+        may be open by less than 1.
       soft: the probability that it is open, 0 where absent.
     """
 
@@ -108,6 +108,45 @@ class TopK:
         soft = weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1e-30)
         order = jnp.argsort(jnp.where(present, logits + noise, -jnp.inf), axis=-1, descending=True)
         decision = (jnp.argsort(order, axis=-1) < self.number) & present  # by rank
+        return Gates(decision, straight_through(decision, soft), soft)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dimmed:
+    """Open wherever a modality is there; now and then, as `share` says, by a part u that is drawn evenly from 0 to 1.
+
+    There it has the gradient of `soft`, and elsewhere none. So a gate learns what being open is worth, and not what a
+    little more would be, which is next to nothing once all that reads the modality has grown used to it: the mean of
+    ∂L/∂u over the path from shut to open is L(open) − L(shut). Reference: integrated gradients, Sundararajan et al.
+    2017, arXiv 1703.01365, equation 1.
+    """
+
+    share: float = 0.25
+
+    def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
+        soft = jnp.where(present, jax.nn.sigmoid(_there(logits, present) / temperature), 0.0)
+        if key is None:
+            return Gates(present, present.astype(soft.dtype), soft)
+        # a lot beyond the share dims nothing
+        part = jax.random.uniform(key, soft.shape, soft.dtype) / self.share
+        dimmed = present & (part < 1)
+        value = jnp.where(dimmed, part + (soft - jax.lax.stop_gradient(soft)), present.astype(soft.dtype))
+        return Gates(present, value, soft)
+
+
+@dataclasses.dataclass(frozen=True)
+class Random:
+    """Open by lot, each modality as often as its share says, whatever the logits: what learned gates are compared with.
+
+    Without a key the lot is always the same for each place of a batch. Nothing is learned: `soft` is 1 − lot.
+    """
+
+    shares: tuple[float, ...]
+
+    def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
+        lot = jax.random.uniform(jax.random.key(0) if key is None else key, logits.shape, logits.dtype)
+        decision = (lot < jnp.array([self.shares], logits.dtype)) & present
+        soft = jnp.where(present, 1 - lot, 0.0)
         return Gates(decision, straight_through(decision, soft), soft)
 
 

@@ -100,7 +100,7 @@ class Router(nnx.Module):
         logits, present = self.logits(batch)
         start, end, steps = self.temperature
         if moment is None:
-            gates = self._always_one(self.gate(logits, present, temperature=end), logits, present)
+            gates = self._always_one(self.gate(logits, present, temperature=end), present)
         else:
             temperature = anneal(moment.step, start=start, end=end, steps=steps)
             gates = self.gate(logits, present, temperature=temperature, key=moment.key)
@@ -142,10 +142,11 @@ class Router(nnx.Module):
             score = jax.lax.stop_gradient(gates.soft[:, index] + gates.open[:, index].astype(jnp.float32))
             columns.append(taken(choose(score, present[:, index], groups=self.groups, number=number), rows))
         decision = jnp.stack(columns, axis=1)
-        return Gates(decision, straight_through(decision, gates.soft), gates.soft)
+        value = jnp.where(decision & gates.open, gates.value, straight_through(decision, gates.soft))
+        return Gates(decision, value, gates.soft)
 
-    def _always_one(self, gates, logits, present):
-        best = jnp.where(present, logits, -jnp.inf)
+    def _always_one(self, gates, present):
+        best = jnp.where(present, gates.soft, -jnp.inf)
         alone = (best == best.max(axis=1, keepdims=True)) & present & ~gates.open.any(axis=1, keepdims=True)
         decision = gates.open | alone
         return Gates(decision, jnp.where(alone, 1.0, gates.value), gates.soft)

@@ -65,6 +65,14 @@ def test_scenes_have_as_many_objects_as_asked_for():
     assert {len(source[index].truth["objects"]) for index in range(50)} == {2, 3}
 
 
+def test_questions_are_of_the_kinds_that_are_named():
+    source = Scenes("test", size=50, canvas=32, questions=("shape", "count"))
+    kinds = [question.kind for index in range(50) for question in source[index].questions]
+    assert set(kinds) == {"shape", "count"} and len(kinds) > 60
+    everything = {question.kind for index in range(50) for question in Scenes("test")[index].questions}
+    assert len(everything) == 10
+
+
 def test_systematic_scenes_show_held_out_pairs_alone():
     def pairs(split):
         source = Scenes(split, signals=(), size=200)
@@ -100,6 +108,7 @@ def test_an_index_beyond_the_end_is_an_index_error(index):
         ({"corruptions": {"noise": "0.5"}}, "write a share, or"),
         ({"corruptions": {"swap": (0.1, 0.5)}}, "it has no level"),
         ({"corruptions": {"noise": 0.6, "missing": 0.5}}, "befall image sum to 1.1"),
+        ({"questions": ("colours",)}, "did you mean 'colour'?"),
         ({"reliable": (0.5, 0.5)}, "no weights of 1 to 3"),
         ({"reliable": (0.5, 0.6, -0.1)}, "none below 0"),
         ({"reliable": (0, 0, 0)}, "no weights"),

@@ -116,6 +116,31 @@ def test_blind_is_the_better_of_no_evidence_and_of_reading_alone(tokenizer, gues
         assert found[f"accuracy_blind/{kind}"] == max(guess == own, kind == "colour")
 
 
+def test_accuracy_by_what_befell_a_scene(tokenizer):
+    """Where two circles are counted the answer is right: of two clean scenes in one, for example."""
+
+    class Spoiled(Asked):
+        questions = ((TWO,), (RED,), (TWO,), (), (RED,), (TWO,), (TWO,))
+        befallen = (
+            {},
+            {},
+            {"image": ("noise", 0.9)},
+            {},
+            {"image": ("noise", 0.31)},
+            {"image": ("darkness", 0.2), "audio": ("missing", 1.0)},
+            {"description": ("gaps", 0.01)},
+        )
+
+        def __getitem__(self, index):
+            made = super().__getitem__(index)
+            return made if index == 3 else made._replace(truth={"corruptions": self.befallen[index]})
+
+    found = make_evaluator(Spoiled(), tokenizer, workers=0)(told.state_that_writes("two", tokenizer, after=PROMPT))
+    parts = {name.partition("/")[2]: value for name, value in found.items() if name.startswith("accuracy/")}
+    by_damage = {"clean": 0.5, "noise/5": 1, "noise/2": 0, "several/5": 1, "gaps/1": 1}
+    assert parts == by_damage | {"count": 1, "colour": 0} and found["accuracy"] == pytest.approx(4 / 6)
+
+
 def test_controls_by_hand():
     kinds = np.array(["count", "count", "colour", "count", "colour", "count"])
     truth = np.array(["two", "one", "red", "two", "two", "three"])

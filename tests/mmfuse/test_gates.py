@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmfuse.routing.gates import BinaryConcrete, Gate, HardConcrete, Threshold, TopK, anneal, straight_through
+from mmfuse.routing.gates import (
+    BinaryConcrete,
+    Dimmed,
+    Gate,
+    HardConcrete,
+    Random,
+    Threshold,
+    TopK,
+    anneal,
+    straight_through,
+)
 
 LOGITS = jnp.array([[-2.0, 0.5, 3.0], [1.0, -0.1, jnp.nan], [jnp.inf, jnp.nan, -1.0], [0.2, 0.3, 0.1]])
 PRESENT = jnp.array([[True, True, True], [True, True, False], [False, False, True], [False, False, False]])
@@ -16,6 +26,8 @@ GATES = {
     "hard": HardConcrete(),
     "top 1": TopK(1),
     "top 2": TopK(2),
+    "dimmed": Dimmed(),
+    "random": Random((0.2, 0.5, 0.8)),
 }
 KEYS = {"sure": None, "drawn": jax.random.key(3)}
 
@@ -103,3 +115,31 @@ def test_straight_through_is_exact():
 def test_a_temperature_falls_by_the_same_factor_and_stays():
     steps = [float(anneal(step, start=4.0, end=1.0, steps=10)) for step in (0, 5, 10, 20)]
     np.testing.assert_allclose(steps, [4, 2, 1, 1], rtol=1e-6)
+
+
+def test_a_lot_opens_each_modality_as_often_as_its_share_says_and_heeds_no_logit():
+    present = jnp.ones((4001, 3), bool).at[:7].set(False)
+    gate = Random((0.2, 0.5, 0.8))
+    for key in (None, jax.random.key(1)):
+        gates = gate(jnp.zeros((4001, 3)), present, key=key)
+        np.testing.assert_allclose(gates.open[7:].mean(axis=0), (0.2, 0.5, 0.8), atol=0.03)
+        assert not np.asarray(gates.open[:7]).any()
+        chosen = np.asarray(gates.open[7:])
+        assert np.asarray(gates.soft[7:])[chosen[:, 1], 1].min() >= np.asarray(gates.soft[7:])[~chosen[:, 1], 1].max()
+        jax.tree.map(np.testing.assert_array_equal, gates, gate(jnp.full((4001, 3), 9.0), present, key=key))
+    assert (gate(jnp.zeros((4001, 3)), present).open != gates.open).any()
+
+
+def test_a_dimmed_gate_learns_what_being_open_is_worth():
+    """The mean gradient is the difference of a loss, here u⁵ − 3u, between open and shut; by a little at 1 it is 2."""
+    logits, present = jnp.zeros((40_009, 1)), jnp.ones((40_009, 1), bool)
+
+    def loss(logits, key):
+        value = Dimmed(share=0.5)(logits, present, key=key).value
+        return (value**5 - 3 * value).mean()
+
+    slope = 0.25  # of the sigmoid at 0
+    gradient = np.asarray(jax.grad(loss)(logits, jax.random.key(2))) / slope
+    assert np.count_nonzero(gradient) == pytest.approx(len(gradient) / 2, rel=0.03)
+    np.testing.assert_allclose(gradient.sum() / 0.5, -2.0, atol=0.05)
+    np.testing.assert_array_equal(jax.grad(loss)(logits, None), 0)

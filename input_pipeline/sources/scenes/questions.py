@@ -13,7 +13,7 @@ Questions are balanced so that their text alone tells little of the answer:
 import functools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import combinations, islice
 
 from input_pipeline.sources.scenes.language import place_from_side, relations
@@ -53,10 +53,11 @@ _RELATION = {
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
-def questions(scene: Scene, rng: random.Random) -> tuple[Question, ...]:
-    """Returns up to `MOST_QUESTIONS` questions of different kinds, four at least, in random order."""
+def ask(scene: Scene, rng: random.Random, kinds: Collection[str] = ()) -> tuple[Question, ...]:
+    """Returns up to `MOST_QUESTIONS` questions of different kinds in random order; of all kinds if none are named."""
     # Counting comes first, since a place that depends on the number of objects would upset the balance of its answers.
-    order = sorted(rng.sample(tuple(KINDS), len(KINDS)), key=lambda kind: kind != "count")
+    kinds = tuple(kinds or KINDS)
+    order = sorted(rng.sample(kinds, len(kinds)), key=lambda kind: kind != "count")
     offered = filter(None, (KINDS[kind](scene, rng) for kind in order))
     asked = list(islice(offered, MOST_QUESTIONS))
     rng.shuffle(asked)

@@ -16,7 +16,7 @@ from input_pipeline.sources.scenes import corruptions as corrupting
 from input_pipeline.sources.scenes.arguments import one_of
 from input_pipeline.sources.scenes.image import render
 from input_pipeline.sources.scenes.language import captions, description
-from input_pipeline.sources.scenes.questions import questions
+from input_pipeline.sources.scenes.questions import KINDS, ask
 from input_pipeline.sources.scenes.sound import synthesise
 from input_pipeline.sources.scenes.world import MOST_OBJECTS, PAIRS, Scene, sample_scene
 from mmfuse.types import ConfigError, Example
@@ -40,6 +40,7 @@ class Scenes:
       reliable: the weights of 1, 2 and 3 modalities (image, audio, description) of an example being left as they are;
         each of the others is spoiled for sure, by the corruptions in proportion to their shares. None: each modality
         is spoiled as often as the shares say, whatever befell the others.
+      questions: the kinds that are asked; none named: all of them.
 
     `truth` of an example has `objects` (from left to right, see `SceneObject`), `background`, `light`, `corruptions`
     (modality → (kind, level)) and, where image is among the signals, `masks` (n h w) of the visible pixels.
@@ -60,6 +61,7 @@ class Scenes:
         seed: int = 0,
         corruptions: Mapping[str, Any] | None = None,
         reliable: Sequence[float | int] | None = None,
+        questions: Sequence[str] = (),
     ):
         self._split = one_of("split", split, tuple(PAIRS))
         self._signals = tuple(one_of("signals", name, SIGNALS) for name in signals)
@@ -69,6 +71,7 @@ class Scenes:
         self._seed = seed
         self._chances = corrupting.chances(corruptions or {})
         self._reliable = reliable and tuple(reliable)
+        self._kinds = tuple(one_of("questions", name, tuple(KINDS)) for name in questions)
         if self._size < 1:
             raise ConfigError(f"size: {size} examples are none; write 1 or more")
         if canvas < LEAST_CANVAS:
@@ -98,7 +101,7 @@ class Scenes:
             concept=key,
             signals=signals,
             captions=captions(scene, self._generator(index, "captions")),
-            questions=questions(scene, self._generator(index, "questions")),
+            questions=ask(scene, self._generator(index, "questions"), self._kinds),
             description=told,
             truth=truth | masks | {"corruptions": befallen},
         )

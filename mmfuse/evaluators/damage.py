@@ -1,0 +1,43 @@
+"""Which examples were spoiled, how, and by how much?
+
+Sources that spoil signals say so: `truth["corruptions"]` of an example has the (kind, level) of each modality that was.
+Numbers of an evaluator are then also given for what is clean and for each kind, by level: `/clean`, `/{kind}/{level}`.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Bool
+
+from mmfuse.types import Example
+
+LEVELS = 5  # bins of the level of a corruption, from 0 to 1
+CLEAN = ("", 0.0)
+TRUTH = {"source": "description"}  # what sources call a role
+
+Damage = tuple[str, float]  # its kind and level
+
+
+def damage_of(example: Example, modality: str) -> Damage:
+    """What befell a modality of an example; `CLEAN` where nothing did."""
+    return example.truth.get("corruptions", {}).get(TRUTH.get(modality, modality), CLEAN)
+
+
+def damage_of_all(example: Example) -> Damage:
+    """What befell an example: its one damage, "several" at the highest level of them, or `CLEAN`."""
+    befallen = [*example.truth.get("corruptions", {}).values()]
+    if len(befallen) > 1:
+        return "several", max(level for _, level in befallen)
+    return befallen[0] if befallen else CLEAN
+
+
+def parts_by_damage(befallen: Iterable[Damage]) -> Iterator[tuple[str, Bool[np.ndarray, "n"]]]:
+    """Names of parts of n examples, all of them first, and which they are; level 1 to `LEVELS`."""
+    kinds, levels = (np.array(column) for column in zip(*befallen))
+    yield "", np.ones(len(kinds), bool)
+    if not (kinds == "").all():
+        yield "/clean", kinds == ""
+    bins = np.ceil(levels * LEVELS).clip(1)
+    for kind in sorted(set(kinds) - {""}):
+        for level in sorted(set(bins[kinds == kind])):
+            yield f"/{kind}/{level:.0f}", (kinds == kind) & (bins == level)
