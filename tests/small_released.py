@@ -45,10 +45,10 @@ THEIRS = {
 def write_model(folder: Path, kind: str) -> tuple[Multimodal, ConfigDict]:
     """Writes a CLIP, a SigLIP, or a NaFlex of SigLIP 2 with every weight drawn anew; returns it and its config."""
     config = ConfigDict(FAMILIES[kind].to_ours(THEIRS[kind]))
-    model = make_model(config, nnx.Rngs(0))
+    model = nnx.jit(lambda: make_model(config, nnx.Rngs(0)))()
     leaves, tree = jax.tree.flatten(nnx.state(model))
     random = np.random.default_rng(1)
-    moved = [leaf + jnp.asarray(0.2 * random.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
+    moved = [jnp.asarray(np.asarray(leaf) + 0.2 * random.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
     nnx.update(model, jax.tree.unflatten(tree, moved))
     resizing = {"clip": Resizing(13, crop=(12, 12)), "siglip": Resizing((10, 10), resample=2)}
     resizing["siglip2"] = GridResizing(patch=4, places=7)

@@ -136,7 +136,7 @@ def test_items_are_laid_behind_one_another():
 
 
 def test_a_probe_shows_the_attention_of_one_tower(model, batch):
-    probed = model.encode(batch, probe={"image": {"0": {"self0": jnp.float32(0)}}})
+    probed = jax.jit(lambda batch: model.encode(batch, probe={"image": {"0": {"self0": jnp.float32(0)}}}))(batch)
     assert set(probed.trace) == {"image"}
     trace = probed.trace["image"]["0"]["self0"]
     assert trace.shape == (2, 6, 3, 7, 7)  # layers, pictures, heads, the class token and six patches
@@ -144,10 +144,10 @@ def test_a_probe_shows_the_attention_of_one_tower(model, batch):
     np.testing.assert_allclose(total, np.round(total), atol=1e-5)
 
 
-def test_a_bfloat16_model_has_float32_parameters_and_embeddings(model, model_config, batch):
+def test_a_bfloat16_model_has_float32_parameters_and_embeddings(model, model_config, encode, batch):
     config = model_config.copy_and_resolve_references()
     config.model.dtype = "bfloat16"
-    small = make_model(config, nnx.Rngs(0))
+    small = nnx.jit(lambda: make_model(config, nnx.Rngs(0)))()
     nnx.update(small, nnx.state(model))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(small, nnx.Param))} == {jnp.dtype("float32")}
 
@@ -161,7 +161,7 @@ def test_a_bfloat16_model_has_float32_parameters_and_embeddings(model, model_con
     with jax.numpy_dtype_promotion("standard"):  # the attention kernel mixes bfloat16 and float32 on purpose
         memory, hidden = run(batch)
     assert hidden.dtype == memory.tokens["image"].values.dtype == jnp.bfloat16
-    exact = model.encode(batch)
+    exact = encode(batch)
     for name, embedding in memory.embeddings.items():
         assert embedding.dtype == jnp.float32
         np.testing.assert_allclose(embedding, exact.embeddings[name], atol=0.05)
@@ -191,8 +191,9 @@ def test_pictures_and_texts_alone_are_embedded_as_in_a_batch(model, batch, encod
     memory, pixels = encode(whole), jnp.round(whole.signals["image"].values[:, 0])
     integers = replace(whole, "image", values=jnp.round(whole.signals["image"].values))
     expected = encode(integers).embeddings["image"][:, 0]
-    np.testing.assert_allclose(model.embed_image(pixels.astype(jnp.uint8)), expected, atol=1e-5)
-    np.testing.assert_allclose(model.embed_image(pixels / 127.5 - 1), expected, atol=1e-5)
+    embed_image = jax.jit(model.embed_image)
+    np.testing.assert_allclose(embed_image(pixels.astype(jnp.uint8)), expected, atol=1e-5)
+    np.testing.assert_allclose(embed_image(pixels / 127.5 - 1), expected, atol=1e-5)
     caption = batch.text["caption"]
     text = model.embed_text(caption.ids[:, 0], caption.segment[:, 0])
     np.testing.assert_allclose(text, memory.embeddings["caption"][:, 0], atol=1e-5)

@@ -95,8 +95,8 @@ def model(model_config):
 
 
 def test_a_model_says_which_gates_are_shut(model, batch):
-    known = batch._replace(text={})
-    memory = model.encode(known)
+    known, encode = batch._replace(text={}), jax.jit(lambda batch, moment: model.encode(batch, moment=moment))
+    memory = encode(known, None)
     part = np.stack([memory.taking_part(known, name).any(axis=1) for name in ("image", "audio")], axis=1)
     there = np.stack([known.present(name).any(axis=1) for name in ("image", "audio")], axis=1)
     relied = jnp.stack([memory.gates["image"].soft, jnp.asarray(part[:, 1], jnp.float32)], axis=1)
@@ -104,20 +104,23 @@ def test_a_model_says_which_gates_are_shut(model, batch):
     aligned = jnp.repeat(jnp.where(part.all(axis=1), cosine, 0)[:, None], 2, axis=1)
     expected = model.prefix(Told(jnp.asarray(there), jnp.asarray(part), relied, aligned), known.valid)
     np.testing.assert_allclose(memory.tokens["prefix"].values, expected.values, atol=1e-5)
-    dropped = model.encode(known, moment=Moment(jax.random.key(3), jnp.asarray(0))).tokens["prefix"]
+    dropped = encode(known, Moment(jax.random.key(3), jnp.asarray(0))).tokens["prefix"]
     assert (np.asarray(dropped.values) == np.asarray(model.prefix.state[...])[:, 3]).all(axis=2).any()
 
 
 def test_a_decoder_reads_the_prefix(model, batch):
-    def decode(batch):
+    graph, parameters = nnx.split(model)
+
+    @jax.jit
+    def decode(parameters, batch):
+        model = nnx.merge(graph, parameters)
         return model.single.decode(model.single.read(*batch.text["prompt"][:2]), model.encode(batch)).hidden
 
     def first(text):
         return jax.tree.map(lambda array: array[:, 0], text)
 
     asked = batch._replace(text={"prompt": first(batch.text["prompt"])})
-    before, state = decode(asked), model.prefix.state[...]
-    model.prefix.state[...] = state + 1.0
-    after = decode(asked)
-    model.prefix.state[...] = state
+    before, moved = decode(parameters, asked), nnx.merge(graph, parameters)
+    moved.prefix.state[...] = moved.prefix.state[...] + 1.0
+    after = decode(nnx.state(moved), asked)
     assert (np.abs(np.asarray(after - before)).max(axis=(1, 2)) > 1e-3).all()

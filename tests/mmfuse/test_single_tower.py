@@ -80,7 +80,7 @@ def test_a_token_reads_the_memory_of_its_example_from_the_anchor_on(model, encod
 
 
 def test_at_first_the_decoder_does_not_depend_on_its_memory(model_config, encode, batch):
-    single = make_model(model_config, nnx.Rngs(0)).single
+    single = nnx.jit(lambda: make_model(model_config, nnx.Rngs(0)).single)()
     graph, state = nnx.split(single)
 
     @jax.jit
@@ -105,11 +105,15 @@ def test_at_first_the_decoder_does_not_depend_on_its_memory(model_config, encode
 
 def test_memories_may_be_missing_but_not_all(model, encode, batch):
     memory = encode(batch)
-    text = model.single.read(*flat(batch.text["target"]))
     alone = memory._replace(tokens={"audio": memory.tokens["audio"]})
-    assert np.isfinite(model.single.decode(text, alone).hidden).all()
+
+    @jax.jit
+    def run(memory):
+        return model.single.decode(model.single.read(*flat(batch.text["target"])), memory).hidden
+
+    assert np.isfinite(run(alone)).all()
     with pytest.raises(ValueError, match="the decoder reads image, audio, source; the batch has none of them"):
-        model.single.decode(text, memory._replace(tokens={}))
+        run(memory._replace(tokens={}))
 
 
 def test_an_absent_memory_is_a_missing_one(model, encode, batch):
@@ -132,10 +136,12 @@ def test_the_readout_is_the_embedding_table(model):
 
 
 def test_what_is_read_behind_a_cache_is_placed_behind_it(model, encode, batch):
-    cache = model.single.empty_cache(encode(batch), rows=ROWS, length=11)
+    memory = encode(batch)
+    cache = model.single.empty_cache(memory, rows=ROWS, length=11)
     assert (cache.length == 0).all() and (cache.position == 0).all()
     ids, segment = flat(batch.text["prompt"])
-    read = model.single.decode(model.single.read(ids, segment, cache), encode(batch), cache).cache
+    decode = jax.jit(lambda cache: model.single.decode(model.single.read(ids, segment, cache), memory, cache))
+    read = decode(cache).cache
     np.testing.assert_array_equal(read.length, [2, 5, 7, 1, 3, 0])
     tokens: Tokens = model.single.read(jnp.ones((ROWS, 2), jnp.int32), jnp.ones((ROWS, 2), jnp.int32), read)
     np.testing.assert_array_equal(tokens.position[..., 0], np.array([2, 5, 7, 1, 3, 0])[:, None] + [0, 1])

@@ -47,7 +47,13 @@ def make_stack(**options):
 
 @pytest.fixture(scope="module")
 def stack(shake):
-    return shake(make_stack())
+    return shake(nnx.jit(make_stack)())
+
+
+@nnx.jit
+def run(stack, values, probe=None):
+    """What a stack makes of values, in one program."""
+    return stack(values, context(), probe=probe)
 
 
 def context():
@@ -67,6 +73,7 @@ def layers_in_order(stack):
             yield from ((str(index), layer, name, blocks[name]) for name in names)
 
 
+@nnx.jit
 def loop(stack, values, probes=None):
     """The same in a Python loop; `probes`, and the aux and traces that it returns, go by (segment, layer, name)."""
     aux, traces = {}, {}
@@ -78,7 +85,7 @@ def loop(stack, values, probes=None):
 
 def test_a_scan_is_a_loop_over_layers_in_the_order_given(stack):
     expected, aux, _ = loop(stack, VALUES)
-    out = stack(VALUES, context())
+    out = run(stack, VALUES)
     np.testing.assert_allclose(out.values, expected, atol=1e-5)
     assert out.cache is None and out.trace == {} and set(out.aux) == {"1/only/mean"}
     np.testing.assert_allclose(
@@ -95,31 +102,37 @@ def test_more_than_ten_blocks_stay_in_order():
 
 
 def test_layers_draw_their_own_parameters():
-    for segment in make_stack().segments:
+    for segment in nnx.jit(make_stack)().segments:
         for path, value in nnx.to_flat_state(nnx.state(segment.unit, nnx.Param)):
             assert path[-1] != "kernel" or (np.asarray(value[0]) != np.asarray(value[1])).all(), path
 
 
+def measure(stack):
+    """A loss and its gradient."""
+    graph, state = nnx.split(stack)
+
+    def loss(state, values):
+        return jnp.sin(nnx.merge(graph, state)(values, context()).values).sum()
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(state, VALUES)
+
+
+@pytest.fixture(scope="module")
+def measured(stack):
+    return measure(stack)
+
+
 @pytest.mark.parametrize("options", [{"remat": True}, {"unroll": True}, {"remat": True, "unroll": True}], ids=str)
-def test_recomputation_and_unrolling_change_no_value_and_no_gradient(stack, options):
-    def measure(stack):
-        graph, state = nnx.split(stack)
-
-        def loss(state, values):
-            return jnp.sin(nnx.merge(graph, state)(values, context()).values).sum()
-
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(state, VALUES)
-
-    other = make_stack(**options)
-    nnx.update(other, nnx.state(stack))
-    for a, b in zip(jax.tree.leaves(measure(other)), jax.tree.leaves(measure(stack)), strict=True):
+def test_recomputation_and_unrolling_change_no_value_and_no_gradient(stack, measured, options):
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make_stack(**options)))
+    other = nnx.merge(graph, nnx.state(stack))
+    for a, b in zip(jax.tree.leaves(measure(other)), jax.tree.leaves(measured), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_remat_is_in_the_program_only_where_asked():
     def program(remat):
-        stack = make_stack(remat=remat)
-        return str(jax.make_jaxpr(lambda values: stack(values, context()).values)(VALUES))
+        return str(jax.make_jaxpr(lambda values: make_stack(remat=remat)(values, context()).values)(VALUES))
 
     assert "remat" in program(True) or "checkpoint" in program(True)
     assert "remat" not in program(False) and "checkpoint" not in program(False)
@@ -127,7 +140,7 @@ def test_remat_is_in_the_program_only_where_asked():
 
 def test_probes_reach_the_named_block_of_every_layer(stack):
     ε = jnp.asarray(0.1 * random.standard_normal((3, B, HEADS, T, S)), jnp.float32)
-    out = stack(VALUES, context(), probe={"0": {"cross": ε}, "1": {"only": jnp.float32(0.2)}})
+    out = run(stack, VALUES, {"0": {"cross": ε}, "1": {"only": jnp.float32(0.2)}})
     probes = {("0", layer, "cross"): ε[layer] for layer in range(3)} | {
         ("1", layer, "only"): jnp.float32(0.2) for layer in range(2)
     }
@@ -137,14 +150,14 @@ def test_probes_reach_the_named_block_of_every_layer(stack):
     for segment, name, layers in (("0", "cross", 3), ("1", "only", 2)):
         trace = jnp.stack([traces[segment, layer, name] for layer in range(layers)])
         np.testing.assert_allclose(out.trace[segment][name], trace, atol=1e-5)
-    assert np.abs(out.values - stack(VALUES, context()).values).max() > 1e-2
+    assert np.abs(out.values - run(stack, VALUES).values).max() > 1e-2
 
 
 def test_a_probe_with_one_layer_is_for_all_of_them(stack):
     one = jnp.full((1, 1, 1, T, S), 0.1)
     np.testing.assert_array_equal(
-        stack(VALUES, context(), probe={"0": {"cross": one}}).values,
-        stack(VALUES, context(), probe={"0": {"cross": jnp.repeat(one, 3, axis=0)}}).values,
+        run(stack, VALUES, {"0": {"cross": one}}).values,
+        run(stack, VALUES, {"0": {"cross": jnp.repeat(one, 3, axis=0)}}).values,
     )
 
 
@@ -161,5 +174,5 @@ def test_the_gradient_of_a_probe_is_the_change_of_the_loss(stack):
 
 
 def test_looking_changes_nothing(stack):
-    looked = stack(VALUES, context(), probe={"0": {name: jnp.float32(0) for name in FIRST}})
-    np.testing.assert_allclose(looked.values, stack(VALUES, context()).values, atol=1e-5)
+    looked = run(stack, VALUES, {"0": {name: jnp.float32(0) for name in FIRST}})
+    np.testing.assert_allclose(looked.values, run(stack, VALUES).values, atol=1e-5)

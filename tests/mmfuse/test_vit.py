@@ -25,7 +25,12 @@ WHOLE = jnp.asarray([IMAGE] * B)
 
 def make_vit(**changes):
     config = ConfigDict(parts.vit(12, 1, 3, image=IMAGE, patch=PATCH, **({"position": "learned"} | changes)))
-    return TOWERS["vit"](config, None, jnp.float32, nnx.Rngs(0))
+    return nnx.jit(lambda: TOWERS["vit"](config, None, jnp.float32, nnx.Rngs(0)))()
+
+
+def run(vit, values, size=WHOLE):
+    """What a tower makes of pictures, in one program."""
+    return jax.jit(lambda values: vit(values, size))(jnp.asarray(values))
 
 
 class Identity(nnx.Module):
@@ -47,18 +52,18 @@ def test_patches_are_cut_row_by_row_and_pixels_are_scaled():
 
 
 def test_patches_that_hold_nothing_of_the_picture_are_padding():
-    tokens = make_vit()(jnp.asarray(PICTURES), jnp.array([[6, 10], [3, 10], [4, 5]])).tokens
+    tokens = run(make_vit(), PICTURES, jnp.array([[6, 10], [3, 10], [4, 5]])).tokens
     np.testing.assert_array_equal(tokens.segment, [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 0, 1, 0, 0, 0]])
 
 
 def test_a_class_token_stands_first_and_is_padding_where_the_picture_is(shake):
     vit = shake(make_vit(class_token=True, pool="first"))
     size = jnp.array([[6, 10], [0, 0], [2, 5]])
-    out = vit(jnp.asarray(PICTURES), size)
+    out = vit(jnp.asarray(PICTURES), size)  # op by op: two programs may round differently
     np.testing.assert_array_equal(out.tokens.segment.sum(axis=1), [7, 0, 2])
     np.testing.assert_array_equal(out.tokens.segment[:, 0], [1, 0, 1])
     np.testing.assert_array_equal(out.pooled, out.tokens.values[:, 0] * jnp.array([[1.0], [0.0], [1.0]]))
-    gradient = jax.grad(lambda values: vit(values, size).pooled.sum())(jnp.asarray(PICTURES, jnp.float32))
+    gradient = jax.jit(jax.grad(lambda values: vit(values, size).pooled.sum()))(jnp.asarray(PICTURES, jnp.float32))
     assert (np.asarray(gradient)[0] != 0).any() and (np.asarray(gradient)[1] == 0).all()
 
 
@@ -78,7 +83,7 @@ def test_padded_patches_have_exactly_no_gradient(shake, pool, position):
 def test_a_tower_that_knows_positions_tells_a_shuffled_picture(shake, position):
     vit = shake(make_vit(position=position))
     swapped = np.concatenate([PICTURES[:, :, 5:], PICTURES[:, :, :5]], axis=2)
-    pooled = [vit(jnp.asarray(pictures), WHOLE).pooled for pictures in (PICTURES, swapped)]
+    pooled = [run(vit, pictures).pooled for pictures in (PICTURES, swapped)]
     assert np.abs(pooled[0] - pooled[1]).max() > 1e-3
 
 
@@ -112,7 +117,7 @@ def test_the_parts_of_released_models_by_hand():
 def test_pixels_that_fill_no_patch_are_left_out_where_that_is_wanted(shake):
     vit = shake(make_vit(crop=True))
     small, large = PICTURES[:, :4, :5], PICTURES[:, :5, :9]
-    outputs = [vit(jnp.asarray(part), jnp.asarray([part.shape[1:3]] * B)) for part in (small, large)]
+    outputs = [run(vit, part, jnp.asarray([part.shape[1:3]] * B)) for part in (small, large)]
     np.testing.assert_array_equal(outputs[0].tokens.values, outputs[1].tokens.values)
 
 
@@ -125,7 +130,7 @@ def test_only_places_that_hold_any_of_a_picture_are_read(shake):
     """The same tokens in the same order, and the same vector, with room for fewer."""
     size = jnp.array([[4, 10], [2, 10], [0, 0]])
     whole, narrow = (shake(make_vit(pool="attention", position="resized", places=places)) for places in (None, 5))
-    outs = [vit(jnp.asarray(PICTURES), size) for vit in (whole, narrow)]
+    outs = [run(vit, PICTURES, size) for vit in (whole, narrow)]
     np.testing.assert_array_equal(outs[1].tokens.segment, [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0] * 5])
     np.testing.assert_array_equal(outs[1].tokens.position[0, :4], [[0, 0], [0, 1], [1, 0], [1, 1]])
     np.testing.assert_allclose(outs[1].tokens.values[0, :4], outs[0].tokens.values[0, :4], atol=1e-6)
