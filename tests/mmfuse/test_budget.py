@@ -4,14 +4,13 @@ import pytest
 
 from mmfuse.budget import fit_to_minutes
 from mmfuse.types import ConfigError
-from tests import small
+from tests import small_silent
 
 
 def config(**train):
-    made = small.get_config()
+    made = small_silent.get_config()
     with made.unlocked():
         made.train.update(train)
-        made.mesh.data = 1  # what several devices compile is not kept for the next time
     return made
 
 

@@ -12,25 +12,10 @@ from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import place
 from mmfuse.training.step import make_step
 from mmfuse.types import ConfigError
-from tests import small
+from tests.small_silent import get_config
 
 STEPS = 10
 COEFFICIENT = 0.25
-
-
-def get_config(streams=("pairs", "answers")):
-    """The small experiment without its sound, which would be a third of what there is to compile."""
-    config = small.get_config()
-    with config.unlocked():
-        config.streams = {name: config.streams[name] for name in streams}
-        del config.model.towers.audio
-        config.model.single.memories = ("image",)
-        config.objectives.contrastive.between = (("image", "caption"),)
-        for stream in config.streams.values():
-            stream.signals = {"image": stream.signals.image}
-        config.evaluators = {}
-    config.mesh.data = 1
-    return config
 
 
 def make(folder, streams=("pairs", "answers"), **changes):
