@@ -12,8 +12,11 @@ import pytest
 from jax._src import compiler
 from jaxtyping import install_import_hook
 
-# Small programs run as fast with less optimisation, and compile in about half the time.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+# Small programs run as fast without optimisation. Together the first two flags make compiling a step four times as
+# cheap; each alone saves a third at most.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+)
 CACHE = Path(os.environ.get("MMFUSE_TEST_CACHE", Path(__file__).parent.parent / ".cache" / "xla"))
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -21,7 +24,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+# also the tiny programs of single operations, which every file and every process needs again
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 make_cache_key = compiler._get_cache_key
 

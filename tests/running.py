@@ -11,6 +11,11 @@ from tests.conftest import CACHE
 
 ROOT = Path(__file__).parent.parent
 SMALL = "tests/small.py"
+ENVIRONMENT = {
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PYTHONPATH": str(ROOT),
+}
 
 
 def command(workdir, *flags, config=SMALL):
@@ -19,11 +24,10 @@ def command(workdir, *flags, config=SMALL):
 
 
 def start(workdir, *flags, config=SMALL):
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(CACHE), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command(workdir, *flags, config=config),
         cwd=ROOT,
-        env=environment,
+        env=os.environ | ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

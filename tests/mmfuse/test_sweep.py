@@ -12,10 +12,9 @@ import pytest
 
 from mmfuse.results import read_lines
 from mmfuse.sweep import MAIN, Planned, config_name, main, plan, sweep, table
-from tests.conftest import CACHE
+from tests.running import ENVIRONMENT, ROOT
 from tests.small_report import write_workdir
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL = "tests/small_sweep.py"
 
 
@@ -136,9 +135,8 @@ def test_a_wrong_command_is_refused_before_anything_is_begun(tmp_path, capsys, a
 def start(folder, *changes):
     """A sweep over two seeds as a person starts it."""
     command = [sys.executable, "-m", "mmfuse.sweep", f"--out={folder}", "--seeds=0,1", f"--results={folder}/results"]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(CACHE), "PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, SMALL, "--", *changes], cwd=ROOT, env=environment, **streams)
+    return subprocess.Popen([*command, SMALL, "--", *changes], cwd=ROOT, env=os.environ | ENVIRONMENT, **streams)
 
 
 @pytest.mark.processes
