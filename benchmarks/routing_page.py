@@ -1,0 +1,124 @@
+"""What does docs/routing.md say that was measured? Tables and a picture.
+
+What runs reached is in results/router_{which}.jsonl, what they cost in results/routing.jsonl.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.generated import renewed
+from benchmarks.record import read
+from mmfuse.analysis.charts import ticks
+from mmfuse.results import Spread, newest_of_each_seed, over_seeds
+
+PAGE = Path(__file__).parent.parent / "docs" / "routing.md"
+WHICH = re.compile(r"--config=configs/router\.py:(\S+)")
+DENSE = "dense"
+ANSWERS, CAPTIONS = "vqa/accuracy", "caption/attribute_f1"
+# modality → kinds of damage that befall it, of which `missing` has one level
+DAMAGE = {
+    "image": ("darkness", "noise", "occlusion"),
+    "audio": ("audio_noise",),
+    "source": ("gaps",),
+}
+LEVELS = range(1, 6)
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 320, 56, 44, 16, 110  # of the picture, pixels
+
+Reached = dict[str, dict[str, Spread]]  # what of a number → the number → over seeds
+
+
+def routing_page() -> str:
+    """`docs/routing.md` with its tables made anew."""
+    found = measured()
+    if DENSE not in found:
+        return renewed(PAGE, ["No run of it has been measured yet."])
+    return renewed(PAGE, [*_frontier(found), "", *_damage(found)])
+
+
+def measured() -> dict[str, Reached]:
+    """Which run → phase (train, inference, and `run` for its summary) → number → over seeds, the newest of each."""
+    newest: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    for line in read("routing"):
+        found = WHICH.search(line["run"])
+        if found:
+            newest.setdefault((found[1], line["phase"]), {})[line["seed"]] = line
+    by_run: dict[str, Reached] = {}
+    for (which, phase), by_seed in newest.items():
+        runs = newest_of_each_seed(read(f"router_{which}"))
+        reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
+        reached[phase] = over_seeds(by_seed.values())
+    return by_run
+
+
+def _frontier(found: Mapping[str, Reached]) -> Iterator[str]:
+    yield "| run | seeds | answers | captions, F1 | FLOPs of an example | its time | FLOPs of a step | its time |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    for which, reached in sorted(found.items(), key=lambda item: -item[1]["inference"]["flops"].mean):
+        run, cells = reached["run"], []
+        for phase in ("inference", "train"):
+            cells += [f"{100 * reached[phase][f'{what}_share'].mean:.0f} %" for what in ("flops", "seconds")]
+        answers, captions = run[ANSWERS], run[CAPTIONS]
+        yield f"| `:{which}` | {answers.seeds} | {answers:.3f} | {captions:.3f} | " + " | ".join(cells) + " |"
+
+
+def _damage(found: Mapping[str, Reached]) -> Iterator[str]:
+    """Of the routed run with the most seeds: its gates, and its answers beside those of the dense one."""
+    routed = {which: reached["run"] for which, reached in found.items() if which.startswith("routed")}
+    if not routed:
+        return
+    which = max(routed, key=lambda name: routed[name][ANSWERS].seeds)
+    run, dense = routed[which], found[DENSE]["run"]
+    yield f"One modality of three is spoiled, and two are clean; `:{which}`, open gates and answers by level:"
+    yield ""
+    yield "| damage | number | clean | " + " | ".join(map(str, LEVELS)) + " |"
+    yield "|---|---|---:|" + "---:|" * len(LEVELS)
+    for modality, kinds in DAMAGE.items():
+        for kind in kinds:
+            opened = [run[f"gating_spoiled/open/{modality}/{part}"] for part in ("clean", *_levels(kind))]
+            yield f"| {kind.replace('_', ' ')} | gate of {modality} open | " + _cells(opened)
+            for name, numbers in (("routed", run), ("dense", dense)):
+                right = [numbers[f"spoiled/accuracy/{part}"] for part in _levels(kind)]
+                yield f"| | answers, {name} | | " + _cells(right)
+
+
+def _levels(kind):
+    return [f"{kind}/{level}" for level in LEVELS]
+
+
+def _cells(numbers: Sequence[Spread]) -> str:
+    return " | ".join(f"{number.mean:.2f}" for number in numbers) + " |"
+
+
+def routing_picture() -> str:
+    """`docs/routing.svg`: answers over the FLOPs of an example, a dot for each run, the mean over its seeds."""
+    found = measured()
+    dots = {
+        which: (reached["inference"]["flops_share"].mean, reached["run"][ANSWERS].mean)
+        for which, reached in found.items()
+    }
+    ys = ticks(min(y for _, y in dots.values()), max(y for _, y in dots.values()))
+
+    def place(x, y):
+        share = (y - ys[0]) / (ys[-1] - ys[0])
+        return LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">']
+    parts += [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>']
+    for y in ys:
+        (left, height), (right, _) = place(0, y), place(1, y)
+        parts += [f'<path d="M{left:.0f} {height:.1f}H{right:.0f}" stroke="#ddd"/>']
+        parts += [f'<text x="{left - 8:.0f}" y="{height + 4:.1f}" font-size="12" text-anchor="end">{y:.3g}</text>']
+    for x in (0, 0.25, 0.5, 0.75, 1):
+        parts += [
+            f'<text x="{place(x, 0)[0]:.0f}" y="{HEIGHT - 24}" font-size="12" text-anchor="middle">{x:.0%}</text>'
+        ]
+    middle = f'<text x="{place(0.5, 0)[0]:.0f}" y="{HEIGHT - 6}" font-size="12" text-anchor="middle">'
+    parts += [middle + "FLOPs of an example, as a share of the dense model's; upwards: share of right answers</text>"]
+    for which, dot in sorted(dots.items()):
+        x, y = place(*dot)
+        colour = "#0b6" if which.startswith("routed") else "#777"
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>']
+        parts += [f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" font-size="12">{which}</text>']
+    return "\n".join([*parts, "</svg>"]) + "\n"
