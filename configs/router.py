@@ -72,7 +72,7 @@ def get_config(which: str = "routed_34") -> ConfigDict:
     config.model.single = parts.decoder(width, 1, HEADS, length=TARGET, memories=read, mlp=2 * width)
     config.optimizer = parts.optimizer(2e-3, warmup=50, learning_rate_scale=((r"gate$", 20.0), (".*", 1.0)))
     config.sharding = parts.sharding()
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.mesh = {"data": 1, "fsdp": 1, "tensor": 1}  # two groups of 16 rows; more devices ask for more of both
     config.train = {"minutes": 0.0, "steps": STEPS, "evaluate_every": 100_000}
     config.checkpoint = {"every": 500, "keep": 1}
     config.log_every = 10
