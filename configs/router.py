@@ -3,7 +3,7 @@
     python main.py --config=configs/router.py --workdir=runs/router                # routed
     python main.py --config=configs/router.py:routed_60 --workdir=runs/routed_60   # towers read 60 % in training
     python main.py --config=configs/router.py:dense --workdir=runs/dense           # every tower reads every example
-    python main.py --config=configs/router.py:half --workdir=runs/half             # the same, at half the FLOPs
+    python main.py --config=configs/router.py:dense_28 --workdir=runs/dense_28     # the same, 28 wide: half the FLOPs
     python main.py --config=configs/router.py:random_40 --workdir=runs/random      # gates are open by lot
     python main.py --config=configs/router.py:image,audio --workdir=runs/two       # a fixed subset of the modalities
 
@@ -20,7 +20,7 @@ from configs import parts
 IMAGE, SAMPLES = (64, 64), 32_000
 SIGNALS = {"image": IMAGE, "audio": (SAMPLES,)}
 DESCRIPTION, TARGET, QUESTION, CAPTION = 24, 32, 16, 20  # tokens
-WIDTH, HALF, HEADS = 64, 40, 4
+WIDTH, HEADS = 40, 4
 MODALITIES = ("image", "audio", "source")
 STEPS, DENSE_STEPS = 2000, 400
 # How a modality is spoiled that cannot be relied on: what share of it each kind has, and the level.
@@ -43,13 +43,15 @@ ONE_SPOILED = {**dict.fromkeys(DAMAGE, 0.25), "missing": 0.25}
 
 
 def get_config(which: str = "routed_34") -> ConfigDict:
-    """The experiment; `which` is dense, half, routed_N, random_N, or some of `MODALITIES`, which alone are read then.
+    """The experiment.
 
-    N is the percentage of the examples that each tower reads in training.
+    Args:
+      which: dense, or dense_W for another width; routed_N or random_N, where N is the percentage of the examples that
+        each tower reads in training; or some of `MODALITIES`, which alone are read then.
     """
-    kind, _, percent = which.partition("_")
-    read = MODALITIES if kind in ("dense", "half", "routed", "random") else tuple(which.split(","))
-    width = HALF if kind == "half" else WIDTH
+    kind, _, number = which.partition("_")
+    read = MODALITIES if kind in ("dense", "routed", "random") else tuple(which.split(","))
+    width = int(number) if kind == "dense" and number else WIDTH
     config = ConfigDict()
     config.seed = 0
     config.tokenizer = {"vocabulary": 512, "examples": 2000}
@@ -79,8 +81,8 @@ def get_config(which: str = "routed_34") -> ConfigDict:
     config.loader = parts.loader()
     config.evaluators = _evaluators(signals, source)
     config.eval = parts.evaluation()
-    if percent:
-        _route(config, int(percent) / 100, "random" if kind == "random" else "binary_concrete")
+    if kind in ("routed", "random"):
+        _route(config, int(number) / 100, "random" if kind == "random" else "binary_concrete")
     return config.lock()
 
 

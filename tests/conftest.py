@@ -13,7 +13,7 @@ from jax._src import compiler
 from jaxtyping import install_import_hook
 
 # Small programs run as fast without optimisation. Together the first two flags make compiling a step four times as
-# cheap; each alone saves a third at most.
+# cheap; alone they save about a third and a quarter.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
 )

@@ -23,7 +23,7 @@ CONFIGS = {  # by the names of their golden files
     "scenes": "scenes",
     "router": "router",
     "router_dense": "router:dense",
-    "router_half": "router:half",
+    "router_dense_28": "router:dense_28",
     "router_random": "router:random_30",
     "router_two": "router:image,audio",
     "emoji": "emoji",
