@@ -1,9 +1,9 @@
-"""What does routing save, and what does it keep of what a dense model knows?
+"""What does routing save?
 
     python -m benchmarks.routing runs/dense-0 runs/routed-0 runs/two-0 …
 
 Finished runs of `configs/router.py` and its kin; the first is the dense control. Each gives two lines of
-results/routing.jsonl: what it reached, and
+results/routing.jsonl:
 
     train      FLOPs of a step, as the compiler counts them on a build with unrolled layers, and its time; where the
                towers read everything at first, also the mean over all steps
@@ -172,8 +172,7 @@ def report(runs: list[Measured], turns: int) -> None:
                 command=f"python -m benchmarks.routing {Path(runs[0].workdir).name} {Path(run.workdir).name}",
                 seed=run.line["seed"],
                 numbers={"phase": phase, "run": run.line["command"], "turns": turns, **numbers, **shares}
-                | {"router_parameters": router_parameters(run)}
-                | {"summary": run.line["summary"]},
+                | {"router_parameters": router_parameters(run)},
             )
 
 

@@ -3,7 +3,7 @@
     python main.py --config=configs/router.py --workdir=runs/router                # routed
     python main.py --config=configs/router.py:routed_60 --workdir=runs/routed_60   # towers read 60 % in training
     python main.py --config=configs/router.py:dense --workdir=runs/dense           # every tower reads every example
-    python main.py --config=configs/router.py:dense_28 --workdir=runs/dense_28     # the same, 28 wide: half the FLOPs
+    python main.py --config=configs/router.py:dense_28 --workdir=runs/dense_28     # the same, 28 wide
     python main.py --config=configs/router.py:random_40 --workdir=runs/random      # gates are open by lot
     python main.py --config=configs/router.py:image,audio --workdir=runs/two       # a fixed subset of the modalities
 

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.record import read
+from benchmarks.routing_page import measured
 from benchmarks.tables import DOCS, PAGES, README, readme
 from tests import small_released
 
@@ -29,6 +30,30 @@ def test_tables_show_the_spread_over_seeds(monkeypatch):
     assert "`python main.py --config=a.py`," in page
     assert "seeds 0, 1, mean ± standard deviation: 101 ± 1 steps in 2.0 ± 0.0 minutes." in page
     assert "| de | 0.375 ± 0.177 | " in page
+
+
+def test_runs_of_the_routing_experiment_are_told_apart_by_config_seed_and_phase(monkeypatch):
+    def run(seed, answers):
+        summary = {"vqa/accuracy": answers}
+        return {"command": f"python main.py --config.seed={seed}", "seed": seed, "summary": summary}
+
+    def cost(which, seed, phase, share):
+        command = f"python main.py --config=configs/router.py:{which} --workdir=runs/x"
+        return {"run": command, "seed": seed, "phase": phase, "flops_share": share}
+
+    costs = [cost("dense", 0, "train", 1.0), cost("routed_34", 0, "train", 0.9), cost("routed_34", 0, "train", 0.4)]
+    lines = {
+        "routing": [*costs, cost("routed_34", 1, "train", 0.6), cost("routed_34", 0, "inference", 0.5)],
+        "router_dense": [run(0, 0.9)],
+        "router_routed_34": [run(0, 0.1), run(1, 0.5), run(0, 0.7)],
+    }
+    monkeypatch.setattr("benchmarks.routing_page.read", lines.get)
+    found = measured()
+    assert found.keys() == {"dense", "routed_34"} and found["routed_34"].keys() == {"train", "inference", "run"}
+    assert (
+        f"{found['routed_34']['train']['flops_share']:.2f}" == "0.50 ± 0.14"
+    )  # the newer measurement of seed 0 counts
+    assert f"{found['routed_34']['run']['vqa/accuracy']:.2f}" == "0.60 ± 0.14"
 
 
 def test_the_readme_names_what_is_there():
