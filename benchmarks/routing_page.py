@@ -11,19 +11,15 @@ from typing import Any
 from benchmarks.generated import renewed
 from benchmarks.record import read
 from mmfuse.analysis.charts import ticks
+from mmfuse.evaluators.damage import LEVELS
 from mmfuse.results import Spread, newest_of_each_seed, over_seeds
 
 PAGE = Path(__file__).parent.parent / "docs" / "routing.md"
 WHICH = re.compile(r"--config=configs/router\.py:(\S+)")
 DENSE = "dense"
 ANSWERS, CAPTIONS = "vqa/accuracy", "caption/attribute_f1"
-# modality → kinds of damage that befall it, of which `missing` has one level
-DAMAGE = {
-    "image": ("darkness", "noise", "occlusion"),
-    "audio": ("audio_noise",),
-    "source": ("gaps",),
-}
-LEVELS = range(1, 6)
+# modality → kinds of damage that befall it at levels
+DAMAGE = {"image": ("darkness", "noise", "occlusion"), "audio": ("audio_noise",), "source": ("gaps",)}
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 320, 56, 44, 16, 110  # of the picture, pixels
 
 Reached = dict[str, dict[str, Spread]]  # what of a number → the number → over seeds
@@ -72,8 +68,8 @@ def _damage(found: Mapping[str, Reached]) -> Iterator[str]:
     run, dense = routed[which], found[DENSE]["run"]
     yield f"One modality of three is spoiled, and two are clean; `:{which}`, open gates and answers by level:"
     yield ""
-    yield "| damage | number | clean | " + " | ".join(map(str, LEVELS)) + " |"
-    yield "|---|---|---:|" + "---:|" * len(LEVELS)
+    yield "| damage | number | clean | " + " | ".join(map(str, range(1, LEVELS + 1))) + " |"
+    yield "|---|---|---:|" + "---:|" * LEVELS
     for modality, kinds in DAMAGE.items():
         for kind in kinds:
             opened = [run[f"gating_spoiled/open/{modality}/{part}"] for part in ("clean", *_levels(kind))]
@@ -84,7 +80,7 @@ def _damage(found: Mapping[str, Reached]) -> Iterator[str]:
 
 
 def _levels(kind):
-    return [f"{kind}/{level}" for level in LEVELS]
+    return [f"{kind}/{level}" for level in range(1, LEVELS + 1)]
 
 
 def _cells(numbers: Sequence[Spread]) -> str:

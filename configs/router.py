@@ -39,7 +39,11 @@ SCENES = {
     "reliable": (0.8, 0.15, 0.05),
 }
 # One modality is spoiled, at any level, and now and then it is missing, as it never was in training.
-ONE_SPOILED = {**dict.fromkeys(DAMAGE, 0.25), "missing": 0.25}
+ONE_SPOILED = {
+    **SCENES,
+    "corruptions": {**dict.fromkeys(DAMAGE, 0.25), "missing": 0.25},
+    "reliable": (0.0, 1.0, 0.0),
+}
 
 
 def get_config(which: str = "routed_34") -> ConfigDict:
@@ -111,7 +115,7 @@ def _route(config, capacity, gate):
     config.objectives.cost = {"kind": "expected_cost"}
     config.streams.scenes.objectives.update(cost=0.02, floor=1.0)
     stream = {**config.evaluators.vqa.stream, "text": {"source": config.streams.scenes.text.source}}
-    for name, test in (("gating", SCENES), ("gating_spoiled", _spoiled())):
+    for name, test in (("gating", SCENES), ("gating_spoiled", ONE_SPOILED)):
         config.evaluators[name] = {"kind": "gating", "source": {**test, "split": "test"}, "stream": stream}
 
 
@@ -119,7 +123,7 @@ def _evaluators(signals, source):
     test = {**SCENES, "split": "test"}
     evaluators = {
         "vqa": parts.answering(test, signals=signals, examples=1024, length=QUESTION),
-        "spoiled": parts.answering({**_spoiled(), "split": "test"}, signals=signals, examples=2048, length=QUESTION),
+        "spoiled": parts.answering({**ONE_SPOILED, "split": "test"}, signals=signals, examples=2048, length=QUESTION),
         "caption": parts.captioning(
             test,
             signals=signals,
@@ -134,7 +138,3 @@ def _evaluators(signals, source):
         if evaluator["kind"] == "answering":
             evaluator["stream"]["text"]["prompt"]["number"] = len(SCENES["questions"])
     return evaluators
-
-
-def _spoiled():
-    return {**SCENES, "corruptions": ONE_SPOILED, "reliable": (0.0, 1.0, 0.0)}

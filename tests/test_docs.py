@@ -50,9 +50,8 @@ def test_runs_of_the_routing_experiment_are_told_apart_by_config_seed_and_phase(
     monkeypatch.setattr("benchmarks.routing_page.read", lines.get)
     found = measured()
     assert found.keys() == {"dense", "routed_34"} and found["routed_34"].keys() == {"train", "inference", "run"}
-    assert (
-        f"{found['routed_34']['train']['flops_share']:.2f}" == "0.50 ± 0.14"
-    )  # the newer measurement of seed 0 counts
+    # the newer measurement of seed 0 counts
+    assert f"{found['routed_34']['train']['flops_share']:.2f}" == "0.50 ± 0.14"
     assert f"{found['routed_34']['run']['vqa/accuracy']:.2f}" == "0.60 ± 0.14"
 
 
