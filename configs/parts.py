@@ -86,6 +86,17 @@ def router(capacity: dict[str, float], **changes) -> dict:
     }
 
 
+def consensus(between: tuple[str, ...], **changes) -> dict:
+    """After the towers: which of the modalities disagrees with the others, and is not believed."""
+    return {
+        "between": between,  # three or more, or nothing is ever shut
+        "width": 32,  # in which their tokens are compared
+        "hidden": 16,  # width of the heads
+        "threshold": 0.5,  # probability of being the odd one above which a modality is shut; 1: none is
+        **changes,
+    }
+
+
 def prefix(**changes) -> dict:
     """Tokens that say which modalities there are and how far they go; `memories` of the decoder names them `prefix`."""
     return {"drop": 0.1, **changes}  # share of the examples in training that are told nothing

@@ -20,7 +20,7 @@ from input_pipeline.streams import Recipe
 from input_pipeline.texts import TextSpec
 from input_pipeline.tokenizers import CaptionTokenizer
 from input_pipeline.transforms.resizing import GridResizing, Resizing
-from mmfuse.build import lookup
+from mmfuse.build_towers import lookup
 from mmfuse.types import Example, Question
 
 SOURCES: dict[str, Callable[..., Source]] = {

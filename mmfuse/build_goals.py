@@ -6,7 +6,8 @@ What a model learns for, and how it is measured; what it is made of stands in `b
 from ml_collections import ConfigDict
 
 from input_pipeline.tokenizers import CaptionTokenizer
-from mmfuse.build import lookup
+from mmfuse.build_towers import lookup
+from mmfuse.evaluators.agreement import Agreeing
 from mmfuse.evaluators.answering import Answering
 from mmfuse.evaluators.captioning import Captioning
 from mmfuse.evaluators.classification import Classification
@@ -16,6 +17,7 @@ from mmfuse.evaluators.retrieval import Retrieval
 from mmfuse.evaluators.writing import Writing
 from mmfuse.objectives.contrastive import Contrastive, sigmoid_loss, softmax_loss
 from mmfuse.objectives.generation import Generation
+from mmfuse.objectives.matching import Matching
 from mmfuse.objectives.routing import ExpectedCost, balance, entropy_floor
 from mmfuse.training.step import StreamObjectives
 
@@ -60,6 +62,7 @@ def make_evaluator(
 OBJECTIVES = {
     "contrastive": Contrastive,
     "generation": Generation,
+    "matching": Matching,
     "expected_cost": ExpectedCost,
     "balance": balance,
     "entropy_floor": entropy_floor,
@@ -70,4 +73,5 @@ EVALUATORS = {
     "captioning": Captioning,
     "classification": Classification,
     "gating": Gating,
+    "agreement": Agreeing,
 }

@@ -1,7 +1,7 @@
 """Can this config be run?
 
 Everything that would fail later, or would run and mean nothing, is refused here in one sentence that says what to write
-instead, before anything is allocated. Unknown names of parts are refused by `build.lookup` with the nearest one.
+instead, before anything is allocated. Unknown names of parts are refused by `lookup` with the nearest one.
 """
 
 import math
@@ -16,12 +16,13 @@ from ml_collections import ConfigDict
 from input_pipeline.streams import FITS
 from input_pipeline.texts import LEAST_LENGTH, check_spec
 from input_pipeline.transforms.resizing import GridResizing, Resizing
-from mmfuse import build, build_data, build_goals
+from mmfuse import build_data, build_goals
+from mmfuse.build_towers import lookup
 from mmfuse.evaluators.classification import check_classes
 from mmfuse.inference.decoding import make_decoding
 from mmfuse.training.workdir import flatten
 from mmfuse.types import ConfigError
-from mmfuse.validate_model import check_model, require
+from mmfuse.validate_model import check_compared, check_model, require
 
 # Numbers that may be below zero, and those that must be above it, by the ends of their names. Those of a decoding are
 # judged by `make_decoding`.
@@ -29,7 +30,7 @@ ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
     r"(?<!\.decoding)(?<!projection)\.(rows|records|number|length|examples|chunk|tokens|width|single\.depth|heads|"
     r"key_heads|mlp|blocks|cross_every|embedding|temperature|"
-    r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|hop|window|bands|samples|image|patch|places|at)$|^log_every$"
+    r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|mates|hop|window|bands|samples|image|patch|places|at)$|^log_every$"
 )
 # What evaluators take from their streams.
 GIVEN = {
@@ -38,11 +39,15 @@ GIVEN = {
     "retrieval": lambda evaluator: set(sum(evaluator.between, ())),
     "classification": lambda evaluator: {evaluator.signal},
     "gating": lambda evaluator: set(),
+    "agreement": lambda evaluator: set(),
 }
+# The part of the model that evaluators are about.
+ABOUT = {"gating": "router", "agreement": "consensus", "retrieval": "dual", "classification": "dual"}
 # The part of the model that an objective is about, and what it takes from its stream.
 NEEDS = {
     "generation": lambda objective: ("single", ("target",)),
     "contrastive": lambda objective: ("dual", sum(objective.between, ())),
+    "matching": lambda objective: ("consensus", sum(objective.between, ())),
     **dict.fromkeys(("expected_cost", "balance", "entropy_floor"), lambda objective: ("router", ())),
 }
 SMALLEST_VOCABULARY = 3 + 256  # control tokens, and every byte
@@ -70,14 +75,14 @@ def validate(config: ConfigDict, *, shards: int) -> None:
             _check_objectives(f"streams.{name}", stream, config)
     for name, evaluator in evaluators:
         with _reading(f"evaluators.{name}"):
-            build.lookup(build_goals.EVALUATORS, evaluator.kind, "evaluator")
-            build.lookup(build_data.SOURCES, evaluator.source.kind, "source")
+            lookup(build_goals.EVALUATORS, evaluator.kind, "evaluator")
+            lookup(build_data.SOURCES, evaluator.source.kind, "source")
             _check_rows(f"evaluators.{name}.stream", evaluator.stream.rows, shards, shards)
             _check_shapes(f"evaluators.{name}.stream", evaluator.stream, config)
             make_decoding(dict(evaluator.get("decoding", {})))
             if "question_only" in evaluator:
                 require(evaluator.kind == "answering", f"evaluators.{name}.question_only: only 'answering' has it.")
-                build.lookup(build_data.SOURCES, evaluator.question_only.source.kind, "source")
+                lookup(build_data.SOURCES, evaluator.question_only.source.kind, "source")
             _check_evaluator(f"evaluators.{name}", evaluator, config)
     called = Counter(name for _, evaluator in evaluators for name in evaluator.get("called", {}).values())
     for name, times in called.items():
@@ -129,7 +134,7 @@ def _check_groups(name, stream, groups, shards):
 def _check_mixture(name, stream, sources):
     require(bool(stream.mixture), f"{name}.mixture is empty: name a source and its weight.")
     for source in stream.mixture:
-        build.lookup(build_data.SOURCES, build.lookup(sources, source, f"source in {name}.mixture:").kind, "source")
+        lookup(build_data.SOURCES, lookup(sources, source, f"source in {name}.mixture:").kind, "source")
     require(all(weight > 0 for weight in stream.mixture.values()), f"{name}.mixture: take sources of weight 0 out.")
 
 
@@ -161,7 +166,7 @@ def _check_shapes(name, stream, config):
         extent, wanted = resizing.extent, tuple(stream.signals.image)
         require(extent == wanted, f"{name}.resize makes pictures of {extent}, and signals.image is {wanted}.")
     for signal, shape in stream.signals.items():
-        tower = build.lookup(model.towers, signal, f"tower for a signal of {name}:")
+        tower = lookup(model.towers, signal, f"tower for a signal of {name}:")
         if signal == "image" and isinstance(resizing, GridResizing):
             _check_grid(name, tuple(shape), resizing, tower)
             continue
@@ -189,12 +194,16 @@ def _check_objectives(name, stream, config):
     require(bool(stream.objectives), f"{name}.objectives is empty: a stream is for something.")
     given: Mapping[str, Any] = {**stream.signals, **stream.text}
     for objective in stream.objectives:
-        settings = build.lookup(config.objectives, objective, f"objective of {name}:")
-        build.lookup(build_goals.OBJECTIVES, settings.kind, "kind of objective")
+        settings = lookup(config.objectives, objective, f"objective of {name}:")
+        lookup(build_goals.OBJECTIVES, settings.kind, "kind of objective")
         head, needs = NEEDS[settings.kind](settings)
         require(head in config.model, f"{name}: the objective '{objective}' needs model.{head}.")
         absent = sorted(set(needs) - set(given))
         require(not absent, f"{name}: the objective '{objective}' needs {', '.join(absent)}, which the stream lacks.")
+        if settings.kind == "matching":
+            check_compared(f"objectives.{objective}", settings.between, config.model.consensus.between)
+            few = f"objectives.{objective}.mates is {settings.mates}, and {name} has {stream.rows} rows: write fewer."
+            require(settings.mates < stream.rows, few)
     if "target" in stream.text:
         require(
             any(memory in given for memory in config.model.single.memories),
@@ -212,10 +221,8 @@ def _check_evaluator(name, evaluator, config):
             f"{name} writes {tokens} tokens behind prompts of {prompt}, and the model reads at most {most} together: "
             "write fewer in tokens or in stream.text.prompt.length.",
         )
-    if evaluator.kind == "gating":
-        require("router" in config.model, f"{name} is about gates: it needs model.router.")
-    if evaluator.kind in ("retrieval", "classification"):
-        require("dual" in config.model, f"{name} compares embeddings: it needs model.dual.")
+    part = ABOUT.get(evaluator.kind)
+    require(part is None or part in config.model, f"{name} is a measure of it: it needs model.{part}.")
     if evaluator.kind == "classification":
         check_classes(f"{name}.classes", evaluator.classes)
         text = config.model.towers.get("text")

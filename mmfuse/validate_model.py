@@ -3,9 +3,13 @@
 Widths that do not divide, parts that do not fit together: one sentence says what to write instead. See `validate.py`.
 """
 
+from collections.abc import Sequence
+from itertools import combinations
+
 from ml_collections import ConfigDict
 
-from mmfuse.build import GATES, TOWERS, lookup, reader
+from mmfuse.build import GATES, reader
+from mmfuse.build_towers import TOWERS, lookup
 from mmfuse.models.dual_tower import check_projections
 from mmfuse.models.multimodal import PREFIX
 from mmfuse.routing.evidence import PROBES
@@ -39,6 +43,8 @@ def check_model(model: ConfigDict) -> None:
         check_projections("model.dual.projection", model.dual.projection.to_dict(), widths, model.dual.embedding)
     if "router" in model:
         _check_router(model.router, model.towers)
+    if "consensus" in model:
+        _check_consensus(model.consensus, model.towers)
     _check_prefix(model)
     if "single" in model:
         _check_stack("model.single", model.single)
@@ -66,6 +72,26 @@ def _check_router(router, towers):
         ladder == tuple(sorted(ladder)) and ladder[-1:] == (1.0,),
         f"model.router.ladder is {ladder}: write rising shares of which the last is 1.0.",
     )
+
+
+def _check_consensus(consensus, towers):
+    require(len(consensus.between) > 1, "model.consensus.between: name two modalities or more.")
+    for name in consensus.between:
+        require(
+            reader(name) in towers,
+            f"model.consensus.between names '{name}', which no tower reads: there are {', '.join(towers)}.",
+        )
+    require(
+        0.5 <= consensus.threshold <= 1,
+        f"model.consensus.threshold is {consensus.threshold}: write 0.5, so that one modality is shut at most, to 1.",
+    )
+
+
+def check_compared(name: str, between: Sequence[tuple[str, str]], compared: Sequence[str]) -> None:
+    """Raises ConfigError where an objective is about a pair that the consensus does not compare."""
+    pairs = [*combinations(compared, 2)]
+    for pair in between:
+        require(tuple(pair) in pairs, f"{name}.between has {tuple(pair)}: the pairs of model.consensus are {pairs}.")
 
 
 def _check_prefix(model):

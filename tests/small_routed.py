@@ -1,4 +1,4 @@
-"""`tests/small.py` with a router for everything that it reads."""
+"""`tests/small.py` with a router for everything that it reads, and a consensus of it."""
 
 from configs import parts
 from tests import small
@@ -24,17 +24,22 @@ def get_config(heard: str = "audio"):
         config.sharding = parts.sharding((r"router/", ()))
         config.model.router = parts.router(capacity, groups=8, open_at_first=0.0, ladder=(0.0, 1.0), dense_steps=2)
         config.model.single.memories = ("image", "audio", "source")
+        config.model.consensus = parts.consensus(("image", "audio", "source"), width=8, hidden=4)
+        config.objectives.matching = {"kind": "matching", "between": (("image", "source"),), "mates": 1}
+        stream.objectives.matching = 0.3
         looked_at = config.evaluators.retrieval.stream.copy_and_resolve_references()
         looked_at.text = {"source": description}
         source = {"kind": "scenes", "split": "test", "corruptions": damage}
-        config.evaluators = {"gating": {"kind": "gating", "source": source, "stream": looked_at}}
+        config.evaluators = {
+            kind: {"kind": kind, "source": source, "stream": looked_at} for kind in ("gating", "agreement")
+        }
         if heard == "nothing":
             del (
                 config.model.towers["audio"],
                 config.model.router.capacity["audio"],
                 config.sources.scenes.corruptions["audio_noise"],
             )
-            config.model.single.memories = ("image", "source")
+            config.model.single.memories = config.model.consensus.between = ("image", "source")
             for part in (stream, looked_at):
                 part.signals = {"image": part.signals.image}
     return config

@@ -26,6 +26,7 @@ CONFIGS = {  # by the names of their golden files
     "router_dense_28": "router:dense_28",
     "router_random": "router:random_30",
     "router_two": "router:image,audio",
+    "router_consensus": "router_consensus",
     "emoji": "emoji",
     "own_data_small": "own_data:small",
     "own_data_base": "own_data:base",

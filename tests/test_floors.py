@@ -23,6 +23,7 @@ FLOORS = {
     "mmfuse.inference": 6,
     "mmfuse.evaluators": 7,
     "mmfuse.analysis": 8,
+    "mmfuse.build_towers": 7,
     "mmfuse.build": 8,
     "mmfuse.build_goals": 9,
     "mmfuse.weights.__main__": 11,  # a program, as main is

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Num
 
+from mmfuse.routing.consensus import NO_AGREEMENT, Agreement
 from mmfuse.routing.gates import Gates
 from mmfuse.towers.tower import TowerOutput
 from mmfuse.types import Batch, Signal, Tokens
@@ -24,6 +25,7 @@ class Memory(NamedTuple):
       aux: scalars of the towers.
       trace: attention weights where a probe asked for them.
       gates: (B) of each modality that a router decides about. What is shut is padding among the tokens.
+      agreement: how far modalities agree, where a model compares them; what disagrees is padding among the tokens.
     """
 
     tokens: dict[str, Tokens]
@@ -31,11 +33,15 @@ class Memory(NamedTuple):
     aux: dict[str, Array]
     trace: dict[str, Any]
     gates: dict[str, Gates]
+    agreement: Agreement = NO_AGREEMENT
 
     def taking_part(self, batch: Batch, name: str) -> Bool[Array, "B C"]:
         """`Batch.present`, but for what a gate has shut."""
         there = batch.present(name)
-        return there & self.gates[name].open[:, None] if name in self.gates else there
+        for gates in (self.gates, self.agreement.gates):
+            if name in gates:
+                there &= gates[name].open[:, None]
+        return there
 
 
 def keep_evidence(memory: Memory, keep: Bool[Array, ""]) -> Memory:

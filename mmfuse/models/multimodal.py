@@ -18,9 +18,11 @@ from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.memory import Memory, join_items, valid_values
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.routing.capacity import keep_rows
+from mmfuse.routing.consensus import Consensus
+from mmfuse.routing.gates import Gates
 from mmfuse.routing.router import Moment, Router
 from mmfuse.towers.vit import ViT
-from mmfuse.types import Batch, Text
+from mmfuse.types import Batch, Text, Tokens
 
 TEXT_TOWER = "text"
 ENCODED_ROLES = ("source", "caption")
@@ -37,6 +39,7 @@ class Multimodal(nnx.Module):
         single: SingleTower | None,
         router: Router | None = None,
         prefix: ModalityPrefix | None = None,
+        consensus: Consensus | None = None,
     ):
         """Args: `towers` by the name of their signal; `text` reads the roles `source` and `caption`."""
         self.towers = nnx.Dict(towers)
@@ -44,6 +47,7 @@ class Multimodal(nnx.Module):
         self.single = cast(SingleTower, single)  # whoever decodes has been validated to have one
         self.router = cast(Router, router)  # None where every tower reads every example
         self.prefix = prefix
+        self.consensus = cast(Consensus, consensus)  # None where all modalities are believed
 
     def encode(self, batch: Batch, probe: dict | None = None, moment: Moment | None = None) -> Memory:
         """Runs the towers of all signals, and of the texts that are to be encoded, in the batch.
@@ -62,10 +66,18 @@ class Multimodal(nnx.Module):
         for role in ENCODED_ROLES:
             if role in batch.text:
                 self._remember(memory, role, TEXT_TOWER, batch.text[role], probe, moment)
+        if self.consensus is not None:
+            memory = self._without_the_odd(memory)
         if self.prefix is not None:
             key = None if moment is None else jax.random.fold_in(moment.key, 1)
             memory.tokens[PREFIX] = self.prefix(self._told(memory, batch), batch.valid, key)
         return memory
+
+    def _without_the_odd(self, memory: Memory) -> Memory:
+        """The memory, in which a modality that disagrees with the others is padding."""
+        agreement = self.consensus(memory.tokens)
+        kept = {name: _gated(memory.tokens[name], gates) for name, gates in agreement.gates.items()}
+        return memory._replace(tokens=memory.tokens | kept, agreement=agreement)
 
     def embed_image(self, pixels: Num[Array, "B h w c"]) -> Float[Array, "B E"]:
         """Unit embeddings of whole pictures.
@@ -158,6 +170,10 @@ class Multimodal(nnx.Module):
             *read, aux, trace = self._read(name, tower, part, probe)
             read = keep_rows(read, gates.open)
         tokens, vectors = read
-        # the gradient of how much a gate is open comes by what is read of its tokens
-        value = gates.value[:, None, None].astype(tokens.values.dtype)
-        return tokens._replace(values=tokens.values * value), vectors, aux, trace
+        return _gated(tokens, gates), vectors, aux, trace
+
+
+def _gated(tokens: Tokens, gates: Gates) -> Tokens:
+    """Padding where the gate is shut; the gradient of how much it is open comes by what is read of its tokens."""
+    value = gates.value[:, None, None].astype(tokens.values.dtype)
+    return tokens._replace(values=tokens.values * value, segment=jnp.where(gates.open[:, None], tokens.segment, 0))

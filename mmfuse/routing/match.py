@@ -33,6 +33,7 @@ EVIDENCE = (
     "top_share",
 )
 
+DOUBLINGS = 6  # of the power by which the largest singular value is found
 # A row whose deviation is this small a share of its root mean square, squared, is constant but for rounding.
 CONSTANT = 1e-8
 
@@ -78,19 +79,29 @@ def cosine_matrix(a: Tokens, b: Tokens) -> Float[Array, "B S_a S_b"]:
 
 
 def spectrum(cosine: Float[Array, "B S_a S_b"]) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
-    """Effective rank exp H(p) and top share p₁ of the singular values, p = σ / Σσ; both 0 of a matrix of zeros.
+    """Effective rank 1 / Σp² and top share p₁, p = σ² / Σσ² of the singular values σ; both 0 of a matrix of zeros.
 
-    One direction that all tokens share gives 1 and 1; n tokens, each with a counterpart of its own, give n and 1/n.
-    Singular values that are rounding (below max(S_a, S_b) · ε · σ₁) count as 0. The gradient is that of singular values
-    alone, ∂σ/∂C = u vᵀ, which is finite where they repeat; that of singular vectors is not, and is not needed.
-    Reference: Roy & Vetterli 2007, "The effective rank".
+    One direction that all tokens share gives 1 and 1; n tokens, each with a counterpart of its own, give n and 1/n. The
+    rank is the exponential of Rényi's entropy of order 2 (of Shannon's in Roy & Vetterli 2007, "The effective rank").
+    No singular value is computed, which would be most of the work, and on CPU can hang a program that computes several
+    at once: Σσ² and Σσ⁴ are the trace and the squared norm of the smaller Gram matrix, and p₁ is its Rayleigh quotient
+    at the largest column of its 64th power.
     """
-    sigma = jnp.linalg.svd(cosine.astype(jnp.float32), compute_uv=False)
-    rounding = max(cosine.shape[1:]) * jnp.finfo(jnp.float32).eps
-    sigma = jnp.where(sigma > rounding * sigma[:, :1], sigma, 0)
-    total = sigma.sum(axis=1, keepdims=True)
-    share = sigma / _unless_zero(total)
-    return jnp.where(total[:, 0] > 0, jnp.exp(_entropy(share)), 0), share[:, 0]
+    matrix = cosine.astype(jnp.float32)
+    matrix = matrix if matrix.shape[1] <= matrix.shape[2] else matrix.swapaxes(1, 2)
+    gram = _product(matrix, matrix.swapaxes(1, 2))
+    total = jnp.trace(gram, axis1=1, axis2=2)
+    gram = gram / _unless_zero(total)[:, None, None]
+    power = jax.lax.stop_gradient(gram)
+    for _ in range(DOUBLINGS):
+        power = _product(power, power)
+        power = power / _unless_zero(jnp.abs(power).max(axis=(1, 2), keepdims=True))
+    square = jnp.square(power).sum(axis=1)
+    top = jnp.take_along_axis(power, square.argmax(axis=1)[:, None, None], axis=2)[..., 0]
+    top = top * jax.lax.rsqrt(_unless_zero(square.max(axis=1)))[:, None]
+    quotient = jnp.einsum("BS,BSP,BP->B", top, gram, top, precision=jax.lax.Precision.HIGHEST)
+    norm = jnp.square(gram).sum(axis=(1, 2))
+    return jnp.where(norm > 0, 1 / _unless_zero(norm), 0), quotient
 
 
 def match_evidence(a: Tokens, b: Tokens, *, temperature: float = 0.1) -> Float[Array, "B F"]:
@@ -149,6 +160,10 @@ def _unit(tokens):
     values = jnp.where((tokens.segment > 0)[..., None], tokens.values.astype(jnp.float32), 0)
     square = jnp.square(values).sum(axis=-1, keepdims=True)
     return values * jax.lax.rsqrt(jnp.where(square > 0, jnp.maximum(square, 1e-12), 1))
+
+
+def _product(a, b):
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _entropy(share):

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from input_pipeline.tokenizers import CaptionTokenizer
 from input_pipeline.transforms.resizing import GridResizing, Resizing
-from mmfuse.build import lookup, make_model
+from mmfuse.build import make_model
+from mmfuse.build_towers import lookup
 from mmfuse.models.dual_tower import DualTower, check_projections
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.rules import named_leaves

@@ -13,6 +13,7 @@ from configs import parts
 from mmfuse.build import make_model
 from mmfuse.build_goals import CONTRASTIVE_LOSSES, OBJECTIVES
 from mmfuse.objectives.objective import Objective
+from mmfuse.routing.consensus import Consensus
 from tests.mmfuse import conftest
 
 # fixtures: what the small model is made of, and its batch
@@ -27,6 +28,7 @@ MAKE = {
         for name, loss in CONTRASTIVE_LOSSES.items()
     },
     "generation": ("generation", {"chunk": 4}),
+    "matching": ("matching", {"between": (("image", "caption"),), "mates": 2}),
     "expected_cost": ("expected_cost", {}),
     "balance": ("balance", {}),
     "entropy_floor": ("entropy_floor", {"floor": 1.0}),
@@ -36,13 +38,17 @@ ROLES = ("caption", "target")
 
 @pytest.fixture(scope="module")
 def model(model_config):
-    """The small model with a router, some of whose gates are shut."""
+    """The small model with a router, some of whose gates are shut, and a consensus."""
     config = ConfigDict(model_config.to_dict())
     for tower in config.model.towers.values():
         tower.depth = 0  # how tokens are mixed is nothing to an objective
     config.model.towers.image.pool = "mean"
     config.model.router = parts.router({"image": 1.0, "audio": 1.0}, open_at_first=0.0, ladder=(1.0,))
-    return conftest._shake(nnx.jit(lambda: make_model(config, nnx.Rngs(0)))())
+    model = conftest._shake(nnx.jit(lambda: make_model(config, nnx.Rngs(0)))())
+    widths = {"image": config.model.towers.image.width, "caption": config.model.towers.text.width}
+    consensus = Consensus(widths, width=5, hidden=3, threshold=0.5, rngs=nnx.Rngs(0))
+    model.consensus = nnx.data(conftest._shake(consensus))
+    return model
 
 
 @pytest.fixture(scope="module", params=sorted(MAKE))

@@ -10,7 +10,7 @@ import pytest
 from input_pipeline.sources.scenes import Scenes
 from mmfuse.types import AUDIO_RATE, ConfigError
 
-ALL = {"darkness": 0.1, "noise": 0.1, "occlusion": 0.1, "audio_noise": 0.1, "swap": 0.1, "missing": 0.1}
+ALL = {"darkness": 0.1, "noise": 0.1, "occlusion": 0.1, "audio_noise": 0.1, "swap": 0.1, "alter": 0.1, "missing": 0.1}
 
 
 def same(one, two):
@@ -50,7 +50,8 @@ def test_examples_do_not_depend_on_the_signals_asked_for(signals):
         assert part[3:6] == full[3:6]
         assert part.truth["objects"] == full.truth["objects"]
         assert ("masks" in part.truth) == ("image" in signals)
-        assert part.truth["corruptions"] == {m: c for m, c in full.truth["corruptions"].items() if m in signals}
+        there = (*signals, "description")
+        assert part.truth["corruptions"] == {m: c for m, c in full.truth["corruptions"].items() if m in there}
 
 
 def test_splits_and_seeds_are_disjoint():
@@ -180,6 +181,31 @@ def test_swap_gives_the_clean_signal_of_another_example_and_the_true_texts():
             assert any(np.array_equal(source[index].signals[modality], other) for other in others)
             assert source[index][3:6] == clean[index][3:6]
             np.testing.assert_array_equal(source[index].truth["masks"], clean[index].truth["masks"])
+
+
+def test_descriptions_are_swapped_too():
+    spec = {"split": "train", "size": 17, "signals": ()}
+    source, clean = Scenes(**spec, corruptions={"swap": 0.5}), Scenes(**spec)
+    swapped = befallen(source, "swap", "description")
+    assert 3 < len(swapped) < 14
+    for index in range(17):
+        others = [clean[other].description for other in range(17) if other != index]
+        assert source[index].description in (others if index in swapped else [clean[index].description])
+
+
+def test_what_is_altered_is_a_near_miss_of_its_own_scene():
+    source, clean = Scenes("train", size=31, corruptions={"alter": 0.5}), Scenes("train", size=31)
+    told = Counter()
+    for index in range(31):
+        altered, true = source[index], clean[index]
+        words = zip(altered.description.split(), true.description.split(), strict=True)
+        assert sum(one != other for one, other in words) == ("description" in altered.truth["corruptions"])
+        for modality in ("image", "audio"):
+            same = np.array_equal(altered.signals[modality], true.signals[modality])
+            assert same == (modality not in altered.truth["corruptions"])
+        assert altered.questions == true.questions
+        told.update([*altered.truth["corruptions"]])
+    assert set(told) == {"image", "audio", "description"} and min(told.values()) > 5
 
 
 def test_missing_drops_the_signal_and_keeps_the_truth():

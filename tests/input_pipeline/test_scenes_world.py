@@ -16,6 +16,8 @@ from input_pipeline.sources.scenes.world import (
     SHAPES,
     SIZES,
     TEXTURES,
+    VALUES,
+    alter,
     sample_scene,
 )
 
@@ -100,3 +102,22 @@ def test_coverage_is_that_of_a_disc():
     inside = np.hypot(fine - centre[0], fine[:, None] - centre[1]) < 0.92 * radius
     oracle = inside.reshape(31, 20, 31, 20).mean(axis=(1, 3))
     np.testing.assert_allclose(coverage("circle", centre, radius, (0, 31), (0, 31)), oracle, atol=0.06)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_near_miss_differs_in_one_attribute_of_one_object(split):
+    changed = Counter()
+    for index, scene in enumerate(scenes(split, 200)):
+        other = alter(scene, random.Random(index))
+        assert (other.background, other.light, other.canvas) == (scene.background, scene.light, scene.canvas)
+        differing = [pair for pair in zip(scene.objects, other.objects, strict=True) if pair[0] != pair[1]]
+        ((before, after),) = differing
+        (name,) = [name for name in VALUES if getattr(before, name) != getattr(after, name)]
+        changed[name] += 1
+        assert after.centre == before.centre
+        assert after.radius / before.radius == pytest.approx(SIZES[after.size] / SIZES[before.size])
+        left, top, _, _ = EXTENTS[after.shape]
+        x, y = after.centre
+        assert after.box[:2] == pytest.approx((x + left * after.radius, y + top * after.radius))
+        assert after[:2] in PAIRS[split] and len({thing[:2] for thing in other.objects}) == len(other.objects)
+    assert set(changed) == set(VALUES) and min(changed.values()) > 15

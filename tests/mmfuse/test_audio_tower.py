@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import parts
-from mmfuse.build import TOWERS
+from mmfuse.build_towers import TOWERS
 from mmfuse.towers.audio import hz_to_mel, log_mel, mel_filters, mel_to_hz
 from mmfuse.types import AUDIO_RATE, MODALITIES
 

@@ -8,7 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import parts
-from mmfuse.build import TOWERS
+from mmfuse.build_towers import TOWERS
 from mmfuse.nn.norms import LayerNorm
 from mmfuse.nn.positions import LearnedPosition
 from mmfuse.stack.stack import Stack

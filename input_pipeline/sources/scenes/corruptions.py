@@ -7,10 +7,11 @@ A corruption has a kind and a level from 0, which changes nothing, to 1, the wor
     occlusion    a mid-grey square, of `level` of the area    1: nothing else is left
     audio_noise  (1 − level) × wave + level × uniform noise   1: noise alone, in [-1, 1]
     gaps         words of the description become "…", each with the probability `level`
-    swap         the signal of another example                always 1
+    swap         that of another example                      always 1
+    alter        that of a near miss: one attribute differs   always 1
     missing      no signal                                    always 1
 
-This file draws what befalls a signal, and spoils it. Swapping and dropping concern the whole example: see `source.py`.
+This file draws what befalls a signal, and spoils it. The last three concern the whole example: see `source.py`.
 """
 
 import random
@@ -23,11 +24,12 @@ from jaxtyping import Float, Num, UInt8
 from input_pipeline.sources.scenes.arguments import one_of
 from mmfuse.types import ConfigError
 
-# The kinds that may befall each modality. Swap and missing have no level of their own.
+WHOLE = ("swap", "alter", "missing")  # kinds that have no level of their own
+# The kinds that may befall each modality.
 KINDS: dict[str, tuple[str, ...]] = {
-    "image": ("darkness", "noise", "occlusion", "swap", "missing"),
-    "audio": ("audio_noise", "swap", "missing"),
-    "description": ("gaps",),
+    "image": ("darkness", "noise", "occlusion", *WHOLE),
+    "audio": ("audio_noise", *WHOLE),
+    "description": ("gaps", "swap", "alter"),
 }
 GAP = "…"
 
@@ -73,7 +75,7 @@ def _chance(kind: str, value: Any) -> Chance:
             pass
         case _:
             raise ConfigError(f"corruptions[{kind!r}]: {value!r} cannot be read; write a share, or (share, level)")
-    if kind in ("swap", "missing"):
+    if kind in WHOLE:
         if level not in (None, 1):
             raise ConfigError(f"corruptions[{kind!r}]: it has no level, got {level}; write its share alone")
         level = 1.0

@@ -19,11 +19,9 @@ from itertools import combinations, islice
 from input_pipeline.sources.scenes.language import place_from_side, relations
 from input_pipeline.sources.scenes.words import NUMBERS, plural, with_article
 from input_pipeline.sources.scenes.world import (
-    COLOURS,
     PAIRS,
-    SHAPES,
     SIZES,
-    TEXTURES,
+    VALUES,
     Scene,
     SceneObject,
     sample_scene,
@@ -34,7 +32,6 @@ MOST_QUESTIONS = 6
 COUNTED = 4  # answers of a count: zero to three
 _COUNT_TRIES = 3
 
-_VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "colour": COLOURS, "shape": SHAPES}  # in the order of speech
 _YES_NO = ("no", "yes")
 _EXISTENCE = ("Is there {}?", "Can you see {}?", "Is {} in the scene?", "Does the scene contain {}?")
 _COUNT = ("How many {} are there?", "How many {} can you see?", "What is the number of {}?")
@@ -83,7 +80,7 @@ def _existence(scene: Scene, rng: random.Random) -> Question | None:
 def _absent(scene: Scene, wanted: dict[str, str]) -> Iterator[dict[str, str]]:
     """Yields each alteration of one attribute that fits no object, and that fits objects of other scenes."""
     for name in wanted:
-        for value in _VALUES[name]:
+        for value in VALUES[name]:
             other = wanted | {name: value}
             pair = (other.get("shape"), other.get("colour"))
             if (None in pair or pair in PAIRS[scene.split]) and not any(_fits(thing, other) for thing in scene.objects):
@@ -101,7 +98,7 @@ def _count_one(scene: Scene, rng: random.Random) -> Question | None:
     Every scene has a colour that occurs zero times, few have one that occurs three times. So an answer is dropped with
     the probability that makes it as frequent as the rarest one.
     """
-    attribute, answer = rng.choice(tuple(_VALUES)), rng.randrange(COUNTED)
+    attribute, answer = rng.choice(tuple(VALUES)), rng.randrange(COUNTED)
     offers = _offers(scene.split)[attribute]
     rarest = min(share for share in offers if share)
     values = [value for value, count in _occurrences(scene, attribute).items() if count == answer]
@@ -114,14 +111,14 @@ def _count_one(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _occurrences(scene: Scene, attribute: str) -> dict[str, int]:
-    return {value: sum(getattr(thing, attribute) == value for thing in scene.objects) for value in _VALUES[attribute]}
+    return {value: sum(getattr(thing, attribute) == value for thing in scene.objects) for value in VALUES[attribute]}
 
 
 @functools.cache
 def _offers(split: str) -> dict[str, list[float]]:
     """Returns for each attribute the share of a split's scenes where some value occurs 0, 1, 2, 3 times."""
     scenes = [sample_scene(split, 1, random.Random(seed)) for seed in range(4096)]
-    tallies = {name: Counter[int]() for name in _VALUES}
+    tallies = {name: Counter[int]() for name in VALUES}
     for name, tally in tallies.items():
         for scene in scenes:
             tally.update(set(_occurrences(scene, name).values()))
@@ -170,7 +167,7 @@ def _comparison(scene: Scene, rng: random.Random) -> Question | None:
 
 def _sameness(scene: Scene, rng: random.Random) -> Question | None:
     """Asks if two objects share an attribute, where the scene has both two that do and two that do not."""
-    attribute, answer = rng.choice(tuple(_VALUES)), rng.choice(_YES_NO)
+    attribute, answer = rng.choice(tuple(VALUES)), rng.choice(_YES_NO)
     named = _named(scene, attribute, rng)
     pairs: dict[str, list[tuple[int, int]]] = {"no": [], "yes": []}
     for pair in combinations(named, 2):
@@ -186,7 +183,7 @@ def _sameness(scene: Scene, rng: random.Random) -> Question | None:
 
 def _named(scene: Scene, hidden: str | None, rng: random.Random) -> dict[int, str]:
     """Returns a phrase for each object that can be told from the others without the hidden attribute."""
-    order = rng.sample([name for name in _VALUES if name != hidden], 4 - (hidden is not None))
+    order = rng.sample([name for name in VALUES if name != hidden], 4 - (hidden is not None))
     named = {}
     for index, thing in enumerate(scene.objects):
         rivals, wanted = [other for other in scene.objects if other is not thing], {}
@@ -205,7 +202,7 @@ def _fits(thing: SceneObject, wanted: dict[str, str]) -> bool:
 
 def _words(wanted: dict[str, str]) -> str:
     """Returns the words for the wanted attributes in the order of speech: "small red circle", "dotted object"."""
-    return " ".join(wanted[name] for name in _VALUES if name in wanted) + ("" if "shape" in wanted else " object")
+    return " ".join(wanted[name] for name in VALUES if name in wanted) + ("" if "shape" in wanted else " object")
 
 
 KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {

@@ -18,7 +18,7 @@ from input_pipeline.sources.scenes.image import render
 from input_pipeline.sources.scenes.language import captions, description
 from input_pipeline.sources.scenes.questions import KINDS, ask
 from input_pipeline.sources.scenes.sound import synthesise
-from input_pipeline.sources.scenes.world import MOST_OBJECTS, PAIRS, Scene, sample_scene
+from input_pipeline.sources.scenes.world import MOST_OBJECTS, PAIRS, Scene, alter, sample_scene
 from mmfuse.types import ConfigError, Example
 
 SIZES = {"train": 1_000_000, "validation": 2_048, "test": 2_048, "test_systematic": 2_048}
@@ -93,7 +93,7 @@ class Scenes:
             raise IndexError(f"scenes/{self._split} has examples 0 to {self._size - 1}, asked for {index}")
         scene = self._scene(index)
         signals, masks = self._make(index, scene)
-        signals, told, befallen = self._corrupt(index, signals, description(scene))
+        signals, told, befallen = self._corrupt(index, scene, signals)
         truth = {"objects": scene.objects, "background": scene.background, "light": scene.light}
         key = f"{self._split}/{index}"
         return Example(
@@ -124,10 +124,10 @@ class Scenes:
         return signals, masks
 
     def _corrupt(
-        self, index: int, clean: dict[str, Num[np.ndarray, "..."]], told: str
+        self, index: int, scene: Scene, clean: dict[str, Num[np.ndarray, "..."]]
     ) -> tuple[dict[str, Num[np.ndarray, "..."]], str, dict[str, tuple[str, float]]]:
         """Returns what is left of the signals and of the description, and what befell them."""
-        signals, befallen = dict(clean), {}
+        signals, told, befallen = dict(clean), description(scene), {}
         for modality in (*clean, "description"):
             rng = self._generator(index, f"corruption of {modality}")
             drawn = None if modality in self._spared(index) else corrupting.draw(self._chances[modality], rng)
@@ -136,14 +136,24 @@ class Scenes:
             kind, level = befallen[modality] = drawn
             if kind == "missing":
                 del signals[modality]
-            elif kind == "swap":
-                other = (index + rng.randint(1, self._size - 1)) % self._size
-                signals[modality] = self._make(other, self._scene(other))[0][modality]
+            elif kind in ("swap", "alter"):
+                of, other = self._other(kind, index, scene, rng)
+                if modality == "description":
+                    told = description(other)
+                else:
+                    signals[modality] = self._make(of, other)[0][modality]
             elif kind == "gaps":
                 told = corrupting.tear(told, level, rng)
             else:
                 signals[modality] = corrupting.spoil(signals[modality], kind, level, rng)
         return signals, told, befallen
+
+    def _other(self, kind: str, index: int, scene: Scene, rng: random.Random) -> tuple[int, Scene]:
+        """Returns the scene that a modality is of instead, and the index by which its signals are made."""
+        if kind == "alter":
+            return index, alter(scene, rng)
+        of = (index + rng.randint(1, self._size - 1)) % self._size
+        return of, self._scene(of)
 
     def _spared(self, index: int) -> Sequence[str]:
         return corrupting.spared(self._reliable, self._generator(index, "spared")) if self._reliable else ()

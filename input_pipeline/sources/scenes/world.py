@@ -22,6 +22,7 @@ SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "heart", "
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SIZES = {"small": 0.09, "medium": 0.125, "large": 0.168}  # radius, in canvases
 TEXTURES = ("solid", "striped", "dotted")
+VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "colour": COLOURS, "shape": SHAPES}  # in the order of speech
 BACKGROUNDS = ("white", "grey", "black", "beige")
 MOST_OBJECTS = 5
 
@@ -89,6 +90,23 @@ def sample_scene(split: str, canvas: int, rng: random.Random, number: tuple[int,
     objects.sort(key=lambda thing: thing.centre[0])
     light = Light(rng.uniform(0.85, 1.05), rng.uniform(0.0, 0.12), rng.uniform(0.0, math.tau))
     return Scene(split, canvas, tuple(objects), rng.choice(BACKGROUNDS), light)
+
+
+def alter(scene: Scene, rng: random.Random) -> Scene:
+    """Returns a near miss: the same scene, but for one attribute of one object, which has another value.
+
+    Its shape and colour are still a pair of the split, and that of no other object. A size keeps the centre.
+    """
+    index = rng.randrange(len(scene.objects))
+    thing, taken = scene.objects[index], {one[:2] for one in scene.objects}
+    free = {pair for pair in PAIRS[scene.split] if pair not in taken} | {thing[:2]}
+    told: dict[str, str] = {name: getattr(thing, name) for name in VALUES}
+    others = [[told | {name: value} for value in VALUES[name] if value != told[name]] for name in VALUES]
+    fit = [[other for other in altered if (other["shape"], other["colour"]) in free] for altered in others]
+    other = rng.choice(rng.choice([altered for altered in fit if altered]))
+    pair, radius = (other["shape"], other["colour"]), thing.radius * SIZES[other["size"]] / SIZES[thing.size]
+    changed = _at_scale(1, pair, other["size"], other["texture"], thing.centre, radius)  # pixels already
+    return scene._replace(objects=(*scene.objects[:index], changed, *scene.objects[index + 1 :]))
 
 
 def _sample_pairs(allowed: Sequence[Pair], count: int, rng: random.Random) -> list[Pair]:

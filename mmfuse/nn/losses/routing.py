@@ -14,13 +14,9 @@ from jaxtyping import Bool, Float
 MARGIN = 1e-6
 
 
-def mismatch_loss(logits: Float[Array, "B"], swapped: Bool[Array, "B"], weight: Float[Array, "B"]) -> Float[Array, ""]:
-    """Binary cross-entropy of saying which pairs were swapped, a weighted mean over the batch.
-
-    Σ_b w_b · −log σ(±logit_b) / Σ_b w_b,     + where swapped, − where not
-    """
-    logits = jnp.where(weight > 0, logits.astype(jnp.float32), 0)
-    return _weighted_mean(jax.nn.softplus(jnp.where(swapped, -logits, logits)), weight)
+def mismatch_loss(logits: Float[Array, "B"], *, swapped: Bool[Array, "B"] | bool) -> Float[Array, "B"]:
+    """Binary cross-entropy of saying whether a pair was swapped: −log σ(±logit), + where swapped, − where not."""
+    return jax.nn.softplus(jnp.where(swapped, -logits, logits).astype(jnp.float32))
 
 
 def expected_cost(soft: Float[Array, "B M"], costs: Float[Array, "M"]) -> Float[Array, "B"]:

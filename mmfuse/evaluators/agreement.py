@@ -1,0 +1,73 @@
+"""Does the model notice a modality that is of something else?
+
+Over sources that mix in signals of other examples and say so (`truth["corruptions"]`, see `damage.py`): how well a
+pair's mismatch tells real pairs from such in which one side is of something else, and which gates that shuts.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from sklearn.metrics import roc_auc_score
+
+from mmfuse.evaluators.damage import CLEAN, damage_of, parts_by_damage
+from mmfuse.evaluators.evaluator import FiniteStream, Sweep
+from mmfuse.models.multimodal import Multimodal
+from mmfuse.training.state import TrainState
+
+ABSENT = "absent"  # in place of a kind, where there is no signal
+
+
+class Agreeing:
+    """Areas under the curve of mismatch, and shares of open gates, over a stream."""
+
+    def __init__(self, stream: FiniteStream, merge: Callable[[TrainState], Multimodal], mesh: Mesh, *, workers: int):
+        def compare(state, batch):
+            agreement = merge(state).encode(batch).agreement
+            there = {name: batch.present(name).any(axis=1) for name in agreement.gates}
+            return agreement.mismatch, {name: gates.open for name, gates in agreement.gates.items()}, there
+
+        self.sweep = Sweep(stream, compare, mesh, workers=workers)
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """Returns
+
+        `open/{modality}`, the share of open gates of it; the same with `/clean` and, for each kind of corruption,
+        `/{kind}/{level}` (`damage.py`); `auroc/{kind}/{a}_{b}`: how well their mismatch tells pairs that both are as
+        they were from pairs of which one side suffered that kind and the other nothing; `auroc/{kind}`, the mean over
+        pairs; `rejected`, how many records were left out. What is absent counts nowhere.
+        """
+        mismatch, opened, there, befallen = self._collect(state)
+        numbers = {"rejected": float(len(self.sweep.rejected))}
+        kinds = {}
+        for name, of in befallen.items():
+            kinds[name] = np.where(there[name], [kind for kind, _ in of], ABSENT)
+            mine = [damage for damage, present in zip(of, there[name]) if present]
+            for part, rows in parts_by_damage(mine) if mine else ():
+                numbers[f"open/{name}{part}"] = float(opened[name][there[name]][rows].mean())
+        for kind in sorted({*np.concatenate([*kinds.values()])} - {CLEAN[0], ABSENT}):
+            areas = {pair: _area(logits, *(kinds[name] for name in pair), kind) for pair, logits in mismatch.items()}
+            found = {f"auroc/{kind}/{'_'.join(pair)}": area for pair, area in areas.items() if area is not None}
+            if found:
+                numbers |= found | {f"auroc/{kind}": float(np.mean([*found.values()]))}
+        return numbers
+
+    def _collect(self, state):
+        found, examples = [], []
+        for loaded, parts in self.sweep(state):
+            valid = loaded.batch.valid
+            found.append([{name: array[valid] for name, array in part.items()} for part in parts])
+            examples += [example for example in loaded.examples if example is not None]
+        mismatch, opened, there = jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
+        return mismatch, opened, there, {name: [damage_of(example, name) for example in examples] for name in opened}
+
+
+def _area(logits, a, b, kind):
+    """Of one pair of modalities, whose damages are a and b; None where there is nothing to tell apart."""
+    clean = (a == CLEAN[0]) & (b == CLEAN[0])
+    false = ((a == kind) & (b == CLEAN[0])) | ((a == CLEAN[0]) & (b == kind))
+    if not clean.any() or not false.any():
+        return None
+    kept = clean | false
+    return float(roc_auc_score(false[kept], logits[kept]))
