@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from configs import parts, router
 
+STEPS = 2000
 # What befalls a modality that is not left as it is, and how often that is none, one or two of the three.
 SWAPPED = {"corruptions": {"swap": 1.0}, "reliable": (0.0, 0.4, 0.6)}
 TESTS = {
@@ -34,11 +35,12 @@ LOOKED_AT = {
 def get_config(which: str = "gated") -> ConfigDict:
     """The experiment: gated, watched or dense."""
     config = router.get_config("dense").unlock()
+    config.train.steps = STEPS
     config.sources.scenes = {**router.SCENES, **SWAPPED, "split": "train"}
     if which != "dense":
         config.model.consensus = parts.consensus(router.MODALITIES, threshold=0.5 if which == "gated" else 1.0)
         between = tuple(combinations(router.MODALITIES, 2))
-        config.objectives.matching = {"kind": "matching", "between": between, "mates": 3}
+        config.objectives.matching = {"kind": "matching", "between": between, "mates": 2}
         config.streams.scenes.objectives.matching = 0.5
     test = {**router.SCENES, "split": "test"}
     answering = config.evaluators.vqa
