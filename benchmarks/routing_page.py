@@ -34,15 +34,21 @@ def routing_page() -> str:
 
 
 def measured() -> dict[str, Reached]:
-    """Which run → phase (train, inference, and `run` for its summary) → number → over seeds, the newest of each."""
+    """Which run → phase (train, inference, and `run` for its summary) → number → over seeds, the newest of each.
+
+    Runs that took other steps than the dense one are of an experiment before this one.
+    """
     newest: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     for line in read("routing"):
         found = WHICH.search(line["run"])
         if found:
             newest.setdefault((found[1], line["phase"]), {})[line["seed"]] = line
     by_run: dict[str, Reached] = {}
+    steps = {run["steps"] for run in newest_of_each_seed(read(f"router_{DENSE}"))}
     for (which, phase), by_seed in newest.items():
-        runs = newest_of_each_seed(read(f"router_{which}"))
+        runs = [run for run in newest_of_each_seed(read(f"router_{which}")) if run["steps"] in steps]
+        if not runs:
+            continue
         reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
         reached[phase] = over_seeds(by_seed.values())
     return by_run

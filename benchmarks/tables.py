@@ -6,6 +6,7 @@ python -m benchmarks.tables
 import re
 from pathlib import Path
 
+from benchmarks.consensus_page import consensus_page
 from benchmarks.generated import renewed
 from benchmarks.hostile.page import hostile_input_page
 from benchmarks.quickstart_page import quickstart_page
@@ -40,6 +41,12 @@ EXPERIMENTS = (  # config, what it is, what it reaches, page
         "quickstart.md",
     ),
     ("router", "which of three modalities are worth reading, decided for each example", (), "routing.md"),
+    (
+        "router_consensus",
+        "which of three modalities disagrees with the others, and is not believed",
+        (),
+        "consensus.md",
+    ),
     (
         "emoji",
         "names of emoji in eight languages, found in another artist's drawings, in half an hour",
@@ -168,6 +175,7 @@ PAGES = {
     "quickstart.md": quickstart_page,
     "benchmarks.md": benchmarks_page,
     "hostile_input.md": hostile_input_page,
+    "consensus.md": consensus_page,
     "routing.md": routing_page,
     "routing.svg": routing_picture,
 }

@@ -51,7 +51,8 @@ def card(key, right, words=WORDS):
             ],
         }
     ]
-    return {"key": key, "memories": memories, "texts": texts}
+    gates = {"image": {"open": True, "probability": 0.97}, "audio": {"open": False, "probability": 0.125}}
+    return {"key": key, "memories": memories, "gates": gates, "texts": texts}
 
 
 def write_workdir(folder, *, loss=1.0, rate=0.1):

@@ -3,7 +3,7 @@
 The first batch of an evaluator of generated text, as plain data for `examples.json` and the page that is made of it:
 
     {"shown": [card], "worst": [card], "pointing": {"layer 1" …, "rollout": {"hits", "chance", "games"}}}
-    card = {"key", "memories": {name: {"picture", "sound"?}}, "texts": [text]}
+    card = {"key", "memories": {name: {"picture", "sound"?}}, "gates": {name: {"open", "probability"}}, "texts": [text]}
     text = {"prompt", "expected", "right", "probability", "boxes", "words": [word]}
     word = {"text", "probability", "looks": {name: [{"share", "grid"?, "heat"?} by map]}}
 
@@ -58,7 +58,12 @@ def show_answers(
             texts.append(text)
             for played, pointed in zip(games, _play(read, row, place, text["boxes"])):
                 played.append(pointed)
-        cards.append({"key": example.key, "memories": _memories(loaded, read, row), "texts": texts})
+        gates = {
+            name: {"open": bool(opened[row]), "probability": float(soft[row])}
+            for name, (opened, soft) in read.decided.items()
+        }
+        memories = _memories(loaded, read, row)
+        cards.append({"key": example.key, "memories": memories, "gates": gates, "texts": texts})
     wrong = [(card, text) for card in cards for text in card["texts"] if text["right"] is False]
     wrong.sort(key=lambda pair: -pair[1]["probability"])
     names = [f"layer {number}" for number in range(1, maps)] + ["rollout"]

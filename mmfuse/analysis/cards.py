@@ -38,9 +38,17 @@ def _card(card, looks, label) -> Html:
         if "sound" in memory
     ]
     told = tag("output", "", class_="told", aria_live="polite")
-    left = tag("div", *rows, *sounds, class_="seen")
+    left = tag("div", *rows, *sounds, *_gates(card["gates"]), class_="seen")
     right = tag("div", *texts, told, class_="written")
     return tag("article", tag("h3", card["key"]), left, right, class_="card")
+
+
+def _gates(gates) -> list[Html]:
+    """What took part, and how likely that was."""
+    words = [
+        f"{name} {'open' if gate['open'] else 'shut'} ({number(gate['probability'])})" for name, gate in gates.items()
+    ]
+    return [tag("p", "gates: " + " · ".join(words), class_="quiet gates")] if words else []
 
 
 def _layers(card) -> list[str]:

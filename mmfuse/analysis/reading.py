@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mmfuse.analysis.rollout import roll_out
 from mmfuse.analysis.trace import looks, trace, written_text
@@ -26,11 +26,13 @@ class Reading(NamedTuple):
       heat: memory name → attention over its tokens: L fusion layers, then the rollout.
       tokens: memory name → what these tokens are.
       spectrogram: of the sounds, or None.
+      decided: modality → whether it takes part, and how likely that was, where it has a gate.
     """
 
     heat: dict[str, Float[Any, "M B C t S"]]
     tokens: dict[str, Tokens]
     spectrogram: Float[Any, "B frames bands"] | None
+    decided: dict[str, tuple[Bool[Any, "B"], Float[Any, "B"]]]
 
     def upright(self, name: str, heat: Float[Any, "S"]) -> Float[Any, "rows columns"] | None:
         """Heat over the first item of a memory as its picture shows it; None of what is no picture.
@@ -62,7 +64,7 @@ def make_reading(
             maps = jnp.concatenate([by_layer.mean(axis=2), rolled[name][None]])
             maps = jnp.take_along_axis(maps, places[None, :, :, None], axis=2)
             heat[name] = maps.reshape(len(maps), *ids.shape, -1)
-        return Reading(heat, traced.tokens, spectrogram(model, batch))
+        return Reading(heat, traced.tokens, spectrogram(model, batch), traced.decided)
 
     return read
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
@@ -42,12 +42,14 @@ class Trace(NamedTuple):
       towers: memory name → self-attention of its tower by layer and item, (L B I N P P); none of a convnet.
       tokens: memory name → what the fusion layers looked at.
       log_probability: of each token, given those before it.
+      decided: whether each modality that has a gate takes part, and how likely that was.
     """
 
     layers: list[Layer]
     towers: dict[str, Float[Array, "L B I N P P"]]
     tokens: dict[str, Tokens]
     log_probability: Float[Array, "R t"]
+    decided: dict[str, tuple[Bool[Array, "B"], Float[Array, "B"]]]
 
 
 def trace(model: Multimodal, batch: Batch, text: Text) -> Trace:
@@ -72,7 +74,7 @@ def trace(model: Multimodal, batch: Batch, text: Text) -> Trace:
         name: _by_item(_in_order(_stack_of(model.towers[name]), memory.trace[name]), batch.signals[name].item_mask)
         for name in watched
     }
-    return Trace(layers, towers, tokens, log_probability)
+    return Trace(layers, towers, tokens, log_probability, memory.decided)
 
 
 def log_probability(model: SingleTower, memory: Memory, text: Text) -> Float[Array, "R t"]:

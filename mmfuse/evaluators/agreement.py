@@ -26,26 +26,29 @@ class Agreeing:
         def compare(state, batch):
             agreement = merge(state).encode(batch).agreement
             there = {name: batch.present(name).any(axis=1) for name in agreement.gates}
-            return agreement.mismatch, {name: gates.open for name, gates in agreement.gates.items()}, there
+            gates = agreement.gates.items()
+            return agreement.mismatch, {n: gate.open for n, gate in gates}, {n: gate.soft for n, gate in gates}, there
 
         self.sweep = Sweep(stream, compare, mesh, workers=workers)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Returns
 
-        `open/{modality}`, the share of open gates of it; the same with `/clean` and, for each kind of corruption,
-        `/{kind}/{level}` (`damage.py`); `auroc/{kind}/{a}_{b}`: how well their mismatch tells pairs that both are as
-        they were from pairs of which one side suffered that kind and the other nothing; `auroc/{kind}`, the mean over
-        pairs; `rejected`, how many records were left out. What is absent counts nowhere.
+        `open/{modality}`, the share of open gates of it, and `soft/{modality}`, the mean probability that it belongs;
+        the same with `/clean` and, for each kind of corruption, `/{kind}/{level}` (`damage.py`);
+        `auroc/{kind}/{a}_{b}`: how well their mismatch tells pairs that both are as they were from pairs of which one
+        side suffered that kind and the other nothing; `auroc/{kind}`, the mean over pairs; `rejected`, how many records
+        were left out. What is absent counts nowhere.
         """
-        mismatch, opened, there, befallen = self._collect(state)
+        mismatch, opened, soft, there, befallen = self._collect(state)
         numbers = {"rejected": float(len(self.sweep.rejected))}
         kinds = {}
         for name, of in befallen.items():
             kinds[name] = np.where(there[name], [kind for kind, _ in of], ABSENT)
             mine = [damage for damage, present in zip(of, there[name]) if present]
             for part, rows in parts_by_damage(mine) if mine else ():
-                numbers[f"open/{name}{part}"] = float(opened[name][there[name]][rows].mean())
+                for what, column in (("open", opened), ("soft", soft)):
+                    numbers[f"{what}/{name}{part}"] = float(column[name][there[name]][rows].mean())
         for kind in sorted({*np.concatenate([*kinds.values()])} - {CLEAN[0], ABSENT}):
             areas = {pair: _area(logits, *(kinds[name] for name in pair), kind) for pair, logits in mismatch.items()}
             found = {f"auroc/{kind}/{'_'.join(pair)}": area for pair, area in areas.items() if area is not None}
@@ -59,8 +62,9 @@ class Agreeing:
             valid = loaded.batch.valid
             found.append([{name: array[valid] for name, array in part.items()} for part in parts])
             examples += [example for example in loaded.examples if example is not None]
-        mismatch, opened, there = jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
-        return mismatch, opened, there, {name: [damage_of(example, name) for example in examples] for name in opened}
+        mismatch, opened, soft, there = jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
+        befallen = {name: [damage_of(example, name) for example in examples] for name in opened}
+        return mismatch, opened, soft, there, befallen
 
 
 def _area(logits, a, b, kind):

@@ -43,6 +43,16 @@ class Memory(NamedTuple):
                 there &= gates[name].open[:, None]
         return there
 
+    @property
+    def decided(self) -> dict[str, tuple[Bool[Array, "B"], Float[Array, "B"]]]:
+        """Whether each modality that has a gate takes part, and how likely that was; before the towers, and after."""
+        found: dict[str, tuple[Array, Array]] = {}
+        for gates in (self.gates, self.agreement.gates):
+            for name, gate in gates.items():
+                opened, soft = found.get(name, (True, 1.0))
+                found[name] = gate.open & opened, gate.soft * soft
+        return found
+
 
 def keep_evidence(memory: Memory, keep: Bool[Array, ""]) -> Memory:
     """The memory as it is; or, where `keep` is false, as if there were nothing to see or hear: padding alone."""

@@ -92,6 +92,9 @@ def test_a_report_shows_what_was_found(experiment, shown, name):
     assert shown.get(name, {}).keys() == ({kind} if kind else set())
     if kind == "answers":
         cards = shown[name]["answers"]["shown"]
+        signals = set(CONFIG.evaluators[name].stream.signals)
+        assert all(card["gates"].keys() == signals for card in cards)
+        assert all(gate["open"] or 0 <= gate["probability"] < 1 for card in cards for gate in card["gates"].values())
         texts = [" ".join(word["text"] for word in text["words"]) for card in cards for text in card["texts"]]
         results = experiment.evaluation.evaluators[name].results[: len(texts)]
         assert texts == [" ".join(result.get("answer", result.get("caption")).split()) for result in results]

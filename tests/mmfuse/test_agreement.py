@@ -22,6 +22,7 @@ random = np.random.default_rng(0)
 KINDS = [["", "", ""], ["swap", "", ""], ["", "alter", ""], ["", "", "swap"], ["alter", "swap", ""]]
 BEFALLEN = [KINDS[i % len(KINDS)] for i in range(NUMBER)]
 LOGITS = random.standard_normal((NUMBER, 3)).astype(np.float32)
+SOFT = random.random((NUMBER, 3)).astype(np.float32)
 OPEN = random.random((NUMBER, 3)) < 0.6
 USED = [i for i in range(NUMBER) if i != BAD]
 
@@ -30,11 +31,13 @@ class Compared:
     """A model whose agreement is looked up by the record's index."""
 
     def __init__(self, state):
-        self.logits, self.open = state.trainable
+        self.logits, self.open, self.soft = state.trainable
 
     def encode(self, batch):
         index = batch.origin[:, 1]
-        gates = {name: Gates(*[self.open[index, place]] * 3) for place, name in enumerate(NAMES)}
+        gates = {
+            name: Gates(*[self.open[index, place]] * 2, self.soft[index, place]) for place, name in enumerate(NAMES)
+        }
         mismatch = {pair: self.logits[index, place] for place, pair in enumerate(PAIRS)}
         return SimpleNamespace(agreement=Agreement({}, mismatch, gates))
 
@@ -54,7 +57,7 @@ def row(index):
 def numbers():
     shapes, text = {"image": (2, 3), "audio": (5,)}, {"source": TextSpec("description", 1, 4)}
     stream = [collate([row(i) for i in range(s, min(s + 4, NUMBER))], 4, shapes, text) for s in range(0, NUMBER, 4)]
-    state = TrainState((jnp.asarray(LOGITS), jnp.asarray(OPEN)), {}, {}, {}, jnp.int32(0), jnp.int32(0))
+    state = TrainState(tuple(map(jnp.asarray, (LOGITS, OPEN, SOFT))), {}, {}, {}, jnp.int32(0), jnp.int32(0))
     return Agreeing(stream, Compared, make_mesh(data=2), workers=1)(state)
 
 
@@ -81,6 +84,7 @@ def test_open_gates_are_counted_by_what_befell_their_modality(numbers):
         for part, of in parts.items():
             if of:
                 assert numbers[f"open/{name}{part}"] == pytest.approx(np.mean([OPEN[i, place] for i in of]))
+                assert numbers[f"soft/{name}{part}"] == pytest.approx(np.mean([SOFT[i, place] for i in of]))
             else:
                 assert f"open/{name}{part}" not in numbers
     assert numbers["rejected"] == 1

@@ -60,6 +60,7 @@ def test_cards_say_what_was_written_and_whether_it_is_right(shown):
     assert [card["key"] for card in shown["shown"]] == ["0", "1", "3", "4"]
     for card, right in zip(shown["shown"], (True, False, False, False), strict=True):
         (text,) = card["texts"]
+        assert card["gates"] == {}
         assert [word["text"] for word in text["words"]] == ["red", "circle"]
         assert text["prompt"] == PROMPT and text["right"] is right
         assert text["probability"] > 0.9 and all(word["probability"] > 0.9 for word in text["words"])

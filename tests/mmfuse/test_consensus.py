@@ -8,8 +8,10 @@ from flax import nnx
 
 from configs import parts
 from mmfuse.build import make_model, reader
+from mmfuse.models.memory import Memory
 from mmfuse.nn.losses.routing import mismatch_loss
-from mmfuse.routing.consensus import Consensus, odd_one_out
+from mmfuse.routing.consensus import Agreement, Consensus, odd_one_out
+from mmfuse.routing.gates import Gates
 from mmfuse.types import Tokens
 
 B, NAMES = 5, ("image", "audio", "source")
@@ -128,6 +130,19 @@ def test_an_answer_teaches_the_heads_through_what_is_shut(consensus):
     gradient = jax.jit(jax.grad(lambda state: nnx.merge(graph, state)(tokens_of).gates["image"].value.sum()))(state)
     slopes = {name: float(head.down.bias[...][0]) for name, head in gradient.heads.items()}
     assert slopes["image_audio"] < 0 and slopes["image_source"] < 0 and slopes["audio_source"] > 0
+
+
+def test_what_was_decided_is_what_both_gates_let_through():
+    before = {"image": Gates(jnp.array([True, True, False]), jnp.zeros(3), jnp.array([0.9, 0.8, 0.2]))}
+    after = {
+        "image": Gates(jnp.array([True, False, False]), jnp.zeros(3), jnp.array([0.7, 0.1, 0.5])),
+        "audio": Gates(jnp.array([True, False, True]), jnp.zeros(3), jnp.array([0.6, 0.3, 0.4])),
+    }
+    decided = Memory({}, {}, {}, {}, before, Agreement({}, {}, after)).decided
+    np.testing.assert_array_equal(decided["image"][0], [True, False, False])
+    np.testing.assert_allclose(decided["image"][1], [0.63, 0.08, 0.1], rtol=1e-6)
+    np.testing.assert_array_equal(decided["audio"][0], [True, False, True])
+    assert Memory({}, {}, {}, {}, {}).decided == {}
 
 
 def test_what_is_shut_is_to_the_model_as_if_it_were_not_there(model_config, batch, shake):

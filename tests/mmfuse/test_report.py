@@ -97,6 +97,11 @@ def test_every_picture_has_words_and_every_link_a_goal(page):
     assert all("scope" in attributes for attributes, _ in page.find("th"))
 
 
+def test_a_card_says_which_gates_were_open(page):
+    said = [text for _, text in page.find("p", class_="quiet gates")]
+    assert said and set(said) == {"gates: image open (0.970) · audio shut (0.125)"}
+
+
 def test_words_lead_to_where_they_looked(page):
     looks = json.loads(page.find("script", id="looks")[0][1])
     words = page.find("button", class_="word")

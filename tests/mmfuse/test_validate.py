@@ -8,7 +8,7 @@ import pytest
 from configs import parts
 from mmfuse.types import ConfigError
 from mmfuse.validate import validate
-from tests import small
+from tests import small, small_routed
 
 CONVNET = parts.convnet(64, (1, 1, 1), image=(64, 64), patch=(4, 4))
 WRONG = [
@@ -181,4 +181,28 @@ def test_an_objective_needs_its_head(head):
     with config.unlocked():
         del config.model[head]
     with pytest.raises(ConfigError, match=f"needs model.{head}|read by '{head}', which the model does not have"):
+        validate(config, shards=1)
+
+
+@pytest.mark.parametrize(
+    ("room", "changes", "words"),
+    [
+        ("model.consensus", {"threshold": 0.4}, "consensus.threshold is 0.4: write 0.5"),
+        ("model.consensus", {"between": ("image",)}, "consensus.between: name two modalities or more"),
+        ("model.consensus", {"between": ("image", "depth")}, "names 'depth', which no tower reads"),
+        ("objectives.matching", {"between": (("source", "image"),)}, "matching.between has .*: the pairs of model"),
+        ("objectives.matching", {"mates": 16}, "mates is 16, and streams.answers has 16 rows: write fewer"),
+        ("objectives.matching", {"mates": 0}, "mates is 0: write a number above 0"),
+        ("model", {"consensus": None}, "the objective 'matching' needs model.consensus"),
+    ],
+)
+def test_what_is_compared_can_be(room, changes, words):
+    config = small_routed.get_config()
+    with config.unlocked(), config.ignore_type():
+        node = functools.reduce(getitem, room.split("."), config)
+        for name, value in changes.items():
+            node[name] = value
+            if value is None:
+                del node[name]
+    with pytest.raises(ConfigError, match=words):
         validate(config, shards=1)
