@@ -12,18 +12,19 @@ from ml_collections import ConfigDict
 from mmfuse.build_towers import DTYPES, TOWERS, lookup, make_position, make_stack
 from mmfuse.fusion.prefix import ModalityPrefix
 from mmfuse.models.dual_tower import DualTower
-from mmfuse.models.multimodal import PREFIX, TEXT_TOWER, Multimodal
+from mmfuse.models.multimodal import ENCODED_ROLES, PREFIX, TEXT_TOWER, Multimodal
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.objectives.cost import count_flops
 from mmfuse.routing.consensus import Consensus
 from mmfuse.routing.evidence import PROBES
 from mmfuse.routing.gates import BinaryConcrete, Dimmed, HardConcrete, Random, Threshold, TopK
 from mmfuse.routing.router import Router
+from mmfuse.routing.tokens import TokenSelection
 
 
 def reader(name: str) -> str:
-    """The tower that reads a modality: descriptions are texts."""
-    return TEXT_TOWER if name == "source" else name
+    """The tower that reads a modality: descriptions and captions are texts."""
+    return TEXT_TOWER if name in ENCODED_ROLES else name
 
 
 def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
@@ -40,7 +41,11 @@ def make_model(config: ConfigDict, rngs: nnx.Rngs) -> Multimodal:
     router = _router(model, vocabulary, dtype, rngs) if "router" in model else None
     prefix = _prefix(model, dtype, rngs) if "prefix" in model else None
     consensus = _consensus(model.consensus, widths, dtype, rngs) if "consensus" in model else None
-    return Multimodal(towers, dual, single, router, prefix, consensus)
+    keep = {
+        name: TokenSelection(widths[reader(name)], number, text=name in ENCODED_ROLES, rngs=rngs)
+        for name, number in model.get("keep", {}).items()
+    }
+    return Multimodal(towers, dual, single, router, prefix, consensus, keep)
 
 
 # The form of the gates, given the capacities of the modalities.

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from mmfuse.build import GATES, reader
 from mmfuse.build_towers import TOWERS, lookup
 from mmfuse.models.dual_tower import check_projections
-from mmfuse.models.multimodal import PREFIX
+from mmfuse.models.multimodal import ENCODED_ROLES, PREFIX
 from mmfuse.routing.evidence import PROBES
 from mmfuse.towers.convnet import reach
 from mmfuse.types import ConfigError
@@ -46,6 +46,10 @@ def check_model(model: ConfigDict) -> None:
     if "consensus" in model:
         _check_consensus(model.consensus, model.towers)
     _check_prefix(model)
+    for name, number in model.get("keep", {}).items():
+        require(reader(name) in model.towers, f"model.keep names '{name}', which no tower reads: take it out.")
+        least = 2 if name in ENCODED_ROLES else 1  # a text keeps its first and its last token
+        require(number >= least, f"model.keep.{name} is {number}: write how many tokens are read, {least} or more.")
     if "single" in model:
         _check_stack("model.single", model.single)
         for memory in set(model.single.memories) - {PREFIX}:

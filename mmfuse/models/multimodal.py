@@ -21,6 +21,7 @@ from mmfuse.routing.capacity import keep_rows
 from mmfuse.routing.consensus import Consensus
 from mmfuse.routing.gates import Gates
 from mmfuse.routing.router import Moment, Router
+from mmfuse.routing.tokens import TokenSelection
 from mmfuse.towers.vit import ViT
 from mmfuse.types import Batch, Text, Tokens
 
@@ -40,13 +41,16 @@ class Multimodal(nnx.Module):
         router: Router | None = None,
         prefix: ModalityPrefix | None = None,
         consensus: Consensus | None = None,
+        keep: Mapping[str, TokenSelection] | None = None,
     ):
-        """Args: `towers` by the name of their signal; `text` reads the roles `source` and `caption`."""
+        """Args: `towers` by the name of their signal; `text` reads the roles `source` and `caption`. Of the memories
+        that `keep` names, the best tokens alone are read."""
         self.towers = nnx.Dict(towers)
         self.dual = dual
         self.single = cast(SingleTower, single)  # whoever decodes has been validated to have one
         self.router = cast(Router, router)  # None where every tower reads every example
         self.prefix = prefix
+        self.keep = nnx.Dict(keep or {})
         self.consensus = cast(Consensus, consensus)  # None where all modalities are believed
 
     def encode(self, batch: Batch, probe: dict | None = None, moment: Moment | None = None) -> Memory:
@@ -56,7 +60,8 @@ class Multimodal(nnx.Module):
 
         Args:
           batch: a stream's rows.
-          probe: signal name or text role → probe of that tower's stack.
+          probe: signal name or text role → probe of that tower's stack. With one, tokens that are not kept stay where
+            they were, as padding.
           moment: of training; None in evaluation, where routing does not depend on batch-mates.
         """
         gates = {} if self.router is None else self.router(batch, moment)
@@ -135,11 +140,14 @@ class Multimodal(nnx.Module):
         return cast(DualTower, self.dual)  # whoever embeds has been validated to have one
 
     def _remember(self, memory, name, tower, part, probe, moment):
-        probe = (probe or {}).get(name)
+        looked_into, probe = probe is not None, (probe or {}).get(name)
         if name in memory.gates:
             tokens, vectors, aux, trace = self._read_open(name, tower, part, memory.gates[name], probe, moment)
         else:
             tokens, vectors, aux, trace = self._read(name, tower, part, probe)
+        if name in self.keep:
+            selection = self.keep[name]
+            tokens = selection.in_place(tokens) if looked_into else selection(tokens)
         memory.tokens[name] = tokens
         if self.dual is not None and tower in self.dual.projections:
             memory.embeddings[name] = self.dual.embed(tower, vectors)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 
 from mmfuse.routing.gates import straight_through
 from mmfuse.types import Tokens
@@ -26,7 +26,7 @@ def saliency_topk(tokens: Tokens, scores: Float[Array, "B S"], keep: int) -> Tok
     Raises:
       ValueError: `keep` is not between 1 and S.
     """
-    return _keep_best(tokens, scores, jnp.zeros(scores.shape, bool), keep)
+    return _take(tokens, scores, _best(tokens, scores, keep, text=False))
 
 
 def prune_text(tokens: Tokens, importance: Float[Array, "B S"], keep: int) -> Tokens:
@@ -36,11 +36,7 @@ def prune_text(tokens: Tokens, importance: Float[Array, "B S"], keep: int) -> To
     Raises:
       ValueError: `keep` is not between 2 and S.
     """
-    if keep < 2:
-        raise ValueError(f"a text keeps its first and its last token: keep 2 or more of them, not {keep}")
-    padded = jnp.pad(tokens.segment, ((0, 0), (1, 1)))
-    changes = padded[:, 1:] != padded[:, :-1]
-    return _keep_best(tokens, importance, changes[:, :-1] | changes[:, 1:], keep)
+    return _take(tokens, importance, _best(tokens, importance, keep, text=True))
 
 
 class PatchSaliency(nnx.Module):
@@ -52,6 +48,33 @@ class PatchSaliency(nnx.Module):
 
     def __call__(self, tokens: Tokens) -> Float[Array, "B S"]:
         return self.score(tokens.values.astype(jnp.float32))[..., 0]
+
+
+class TokenSelection(nnx.Module):
+    """The tokens of a memory that are worth the most, by a learned score."""
+
+    def __init__(self, width: int, keep: int, *, text: bool, rngs: nnx.Rngs):
+        """Args: D of the tokens; how many are kept; whether they are those of texts; draws the parameters."""
+        self.score, self.keep, self.text = PatchSaliency(width, rngs=rngs), keep, text
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """`saliency_topk`, or `prune_text`: (B keep D)."""
+        tokens, scores, place = self._choose(tokens)
+        return _take(tokens, scores, place)
+
+    def in_place(self, tokens: Tokens) -> Tokens:
+        """The same tokens where they were, among padding: (B S D), for who looks into a model."""
+        tokens, scores, place = self._choose(tokens)
+        kept = jax.vmap(lambda row, there: row.at[there].set(True, mode="drop"))(jnp.zeros(scores.shape, bool), place)
+        gate = straight_through(kept, jnp.where(kept, scores, 0))
+        values = jnp.where(kept[..., None], tokens.values, 0) * gate[..., None].astype(tokens.values.dtype)
+        return tokens._replace(values=values, segment=jnp.where(kept, tokens.segment, 0))
+
+    def _choose(self, tokens):
+        """The tokens with zeros in place of padding, whatever stood there; their scores; the places that are kept."""
+        tokens = tokens._replace(values=jnp.where((tokens.segment > 0)[..., None], tokens.values, 0))
+        scores = self.score(tokens)
+        return tokens, scores, _best(tokens, scores, self.keep, text=self.text)
 
 
 def class_attention(weights: Float[Array, "B N S S"]) -> Float[Array, "B S-1"]:
@@ -66,16 +89,26 @@ def class_attention(weights: Float[Array, "B N S S"]) -> Float[Array, "B S-1"]:
     return weights[:, :, 0, 1:].astype(jnp.float32).mean(axis=1)
 
 
-def _keep_best(tokens: Tokens, scores: Float[Array, "B S"], protected: Bool[Array, "B S"], keep: int) -> Tokens:
-    """Those that are protected, then those with the highest scores."""
+def _best(tokens: Tokens, scores: Float[Array, "B S"], keep: int, *, text: bool) -> Int[Array, "B {keep}"]:
+    """The places of those that are kept whatever their score, then of the highest scores; S where there is none."""
+    if text and keep < 2:
+        raise ValueError(f"a text keeps its first and its last token: keep 2 or more of them, not {keep}")
     length = scores.shape[1]
     if not 1 <= keep <= length:
         raise ValueError(f"{keep} of {length} tokens cannot be kept: keep between 1 and {length}")
     valid = tokens.segment > 0
-    ranked = jnp.where(valid, jnp.where(protected, jnp.inf, scores), -jnp.inf)
-    _, best = jax.lax.top_k(ranked, keep)
+    ranked = jnp.where(valid, scores, -jnp.inf)
+    if text:
+        padded = jnp.pad(tokens.segment, ((0, 0), (1, 1)))
+        changes = padded[:, 1:] != padded[:, :-1]
+        ranked = jnp.where(valid & (changes[:, :-1] | changes[:, 1:]), jnp.inf, ranked)
+    best = jax.lax.top_k(ranked, keep)[1]
     # In order, and where padding was taken for want of tokens, behind them.
-    place = jnp.sort(jnp.where(jnp.take_along_axis(valid, best, axis=1), best, length), axis=1)
+    return jnp.sort(jnp.where(jnp.take_along_axis(valid, best, axis=1), best, length), axis=1)
+
+
+def _take(tokens, scores, place):
+    length = scores.shape[1]
     filled, place = place < length, jnp.minimum(place, length - 1)
     gate = straight_through(filled, jnp.where(filled, jnp.take_along_axis(scores, place, axis=1), 0))
 

@@ -1,5 +1,7 @@
 """Encoding a batch: items are joined, absent ones leave no trace, captions keep embeddings of their own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +118,30 @@ def test_the_order_of_examples_does_not_matter(encode, batch):
     shuffled = encode(jax.tree.map(lambda array: array[order], batch))
     for a, b in zip(jax.tree.leaves(shuffled), jax.tree.leaves(encode(batch)), strict=True):
         np.testing.assert_allclose(a, b[order], atol=1e-5)
+
+
+def test_a_decoder_that_reads_the_best_tokens_alone_reads_them_where_they_were(model_config, batch, shake):
+    config = model_config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.keep = {"image": 3, "source": 2}
+    model = shake(nnx.jit(lambda: make_model(config, nnx.Rngs(0)))())
+    graph, state = nnx.split(model)
+    told = batch._replace(text=batch.text | {"source": batch.text["caption"]})
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def speak(batch, looked_into):
+        model = nnx.merge(graph, state)
+        memory, target = model.encode(batch, probe={} if looked_into else None), batch.text["target"]
+        ids, segment = (array.reshape(-1, array.shape[-1]) for array in (target.ids, target.segment))
+        return model.single.decode(model.single.read(ids, segment), memory).hidden, memory.tokens
+
+    (few, kept), (same, whole) = speak(told, False), speak(told, True)
+    np.testing.assert_allclose(few, same, atol=1e-5)
+    assert kept["image"].values.shape[1] == 3 and kept["source"].values.shape[1] == 2
+    assert whole["image"].values.shape[1] > 3 and (np.asarray(whole["image"].segment > 0).sum(axis=1) <= 3).all()
+    with config.unlocked():
+        config.model.keep = {}
+    assert not nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0))).keep
 
 
 def test_items_are_laid_behind_one_another():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mmfuse.routing.tokens import PatchSaliency, class_attention, prune_text, saliency_topk
+from mmfuse.routing.tokens import PatchSaliency, TokenSelection, class_attention, prune_text, saliency_topk
 from mmfuse.types import Tokens
 
 B, S, D = 5, 7, 3
@@ -109,6 +109,31 @@ def test_learned_saliency_is_linear(shake):
     saliency = shake(PatchSaliency(D, rngs=nnx.Rngs(0)))
     tokens = TOKENS._replace(values=VALUES)
     np.testing.assert_allclose(saliency(tokens), VALUES @ saliency.score.kernel[...][:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_what_is_selected_is_the_same_in_place_and_gathered(shake, text):
+    selection = shake(TokenSelection(D, 3, text=text, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(selection)
+
+    def read(state, values, in_place):
+        selection, tokens = nnx.merge(graph, state), TOKENS._replace(values=values)
+        kept = selection.in_place(tokens) if in_place else selection(tokens)
+        # what attention would make of it: a sum over what is not padding, that knows where things stood
+        weight = jnp.where(kept.segment > 0, jnp.cos(kept.position.sum(axis=-1)), 0)
+        return (jnp.square(kept.values) * weight[..., None]).sum(), kept
+
+    both = [jax.value_and_grad(read, argnums=(0, 1), has_aux=True)(state, TOKENS.values, way) for way in (False, True)]
+    ((gathered, kept), slopes), ((placed, there), others) = both
+    np.testing.assert_allclose(gathered, placed, rtol=1e-5)
+    for one, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(others), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert kept.values.shape == (B, 3, D) and there.values.shape == (B, S, D)
+    assert ((np.asarray(there.segment) > 0).sum(axis=1) == (np.asarray(kept.segment) > 0).sum(axis=1)).all()
+    choose = prune_text if text else saliency_topk
+    plain = TOKENS._replace(values=jnp.where((SEGMENT > 0)[..., None], TOKENS.values, 0))
+    expected = choose(plain, selection.score(plain), 3)
+    np.testing.assert_array_equal(kept.position, expected.position)
 
 
 def test_saliency_can_be_learned_from_what_is_kept():

@@ -64,6 +64,8 @@ WRONG = [
         {"model.prefix": {"drop": 1.0}, "model.single.memories": ("prefix", "image", "audio")},
         "model.prefix.drop is 1.0: write a share",
     ),
+    ({"model.keep": {"picture": 3}}, "model.keep names 'picture', which no tower reads"),
+    ({"model.keep": {"caption": 1}}, "model.keep.caption is 1: write how many tokens are read, 2 or more"),
     ({"model.towers.image": CONVNET | {"blocks": (1, 0)}}, "image.blocks is 0: write a number above 0"),
     ({"evaluators.vqa.stream.text.prompt.packed": 2}, "text.prompt.packed is 2"),
     ({"streams.answers.text.target.languages": ("en",)}, "a text of 'questions' does not say its language"),
