@@ -13,6 +13,7 @@ from benchmarks.record import read
 from mmfuse.analysis.charts import ticks
 from mmfuse.evaluators.damage import LEVELS
 from mmfuse.results import Spread, newest_of_each_seed, over_seeds
+from mmfuse.sweep import config_name
 
 PAGE = Path(__file__).parent.parent / "docs" / "routing.md"
 WHICH = re.compile(r"--config=configs/router\.py:(\S+)")
@@ -44,14 +45,18 @@ def measured() -> dict[str, Reached]:
         if found:
             newest.setdefault((found[1], line["phase"]), {})[line["seed"]] = line
     by_run: dict[str, Reached] = {}
-    steps = {run["steps"] for run in newest_of_each_seed(read(f"router_{DENSE}"))}
+    steps = {run["steps"] for run in newest_of_each_seed(_runs(DENSE))}
     for (which, phase), by_seed in newest.items():
-        runs = [run for run in newest_of_each_seed(read(f"router_{which}")) if run["steps"] in steps]
+        runs = [run for run in newest_of_each_seed(_runs(which)) if run["steps"] in steps]
         if not runs:
             continue
         reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
         reached[phase] = over_seeds(by_seed.values())
     return by_run
+
+
+def _runs(which: str) -> list[dict[str, Any]]:
+    return read(config_name(f"configs/router.py:{which}"))
 
 
 def _frontier(found: Mapping[str, Reached]) -> Iterator[str]:

@@ -48,14 +48,20 @@ def test_runs_of_the_routing_experiment_are_told_apart_by_config_seed_and_phase(
             cost("routed_34", 1, "train", 0.6),
             cost("routed_34", 0, "inference", 0.5),
             cost("routed_50", 0, "train", 0.7),
+            cost("image,audio", 0, "train", 0.8),
         ],
         "router_dense": [run(0, 0.9)],
         "router_routed_34": [run(0, 0.1), run(1, 0.5), run(0, 0.7)],
+        "router_image_audio": [run(0, 0.3)],
         "router_routed_50": [run(0, 0.6, steps=40)],  # of an experiment before this one
     }
     monkeypatch.setattr("benchmarks.routing_page.read", lines.get)
     found = measured()
-    assert found.keys() == {"dense", "routed_34"} and found["routed_34"].keys() == {"train", "inference", "run"}
+    assert found.keys() == {"dense", "routed_34", "image,audio"} and found["routed_34"].keys() == {
+        "train",
+        "inference",
+        "run",
+    }
     # the newer measurement of seed 0 counts
     assert f"{found['routed_34']['train']['flops_share']:.2f}" == "0.50 ± 0.14"
     assert f"{found['routed_34']['run']['vqa/accuracy']:.2f}" == "0.60 ± 0.14"
