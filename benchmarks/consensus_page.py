@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.generated import renewed
 from benchmarks.record import read
-from benchmarks.routing_page import DAMAGE
+from benchmarks.routing_page import DAMAGE, levels
 from mmfuse.evaluators.damage import LEVELS
 from mmfuse.results import Spread, newest_of_each_seed, over_seeds, runs_in_words
 
@@ -25,7 +25,7 @@ Numbers = Mapping[str, Spread]
 def consensus_page() -> str:
     """`docs/consensus.md` with its tables made anew."""
     runs = {which: newest_of_each_seed(lines) for which in RUNS if (lines := read(f"router_consensus_{which}"))}
-    if not runs:
+    if "gated" not in runs:
         return renewed(PAGE, ["No run of it has been measured yet."])
     found = {which: over_seeds(run["summary"] for run in its) for which, its in runs.items()}
     lines = [runs_in_words(runs["gated"]), "", *_reached(found), "", *_gates(found["gated"]), "", *_damage(found)]
@@ -61,7 +61,7 @@ def _damage(found: Mapping[str, Numbers]) -> Iterator[str]:
     yield "|---|---|" + "---:|" * LEVELS
     for modality, kinds in DAMAGE.items():
         for kind in kinds:
-            parts = [f"{kind}/{level}" for level in range(1, LEVELS + 1)]
+            parts = levels(kind)
             opened = [_cell(found["gated"], f"agreement_spoiled/open/{modality}/{part}", "{:.2f}") for part in parts]
             yield f"| {kind.replace('_', ' ')} | gate of {modality} open | " + " | ".join(opened) + " |"
             for which in ("gated", "dense"):

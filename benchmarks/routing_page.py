@@ -83,14 +83,15 @@ def _damage(found: Mapping[str, Reached]) -> Iterator[str]:
     yield "|---|---|---:|" + "---:|" * LEVELS
     for modality, kinds in DAMAGE.items():
         for kind in kinds:
-            opened = [run[f"gating_spoiled/open/{modality}/{part}"] for part in ("clean", *_levels(kind))]
+            opened = [run[f"gating_spoiled/open/{modality}/{part}"] for part in ("clean", *levels(kind))]
             yield f"| {kind.replace('_', ' ')} | gate of {modality} open | " + _cells(opened)
             for name, numbers in (("routed", run), ("dense", dense)):
-                right = [numbers[f"spoiled/accuracy/{part}"] for part in _levels(kind)]
+                right = [numbers[f"spoiled/accuracy/{part}"] for part in levels(kind)]
                 yield f"| | answers, {name} | | " + _cells(right)
 
 
-def _levels(kind):
+def levels(kind: str) -> list[str]:
+    """The parts of a number that are about one kind of damage, from the mildest to the worst."""
     return [f"{kind}/{level}" for level in range(1, LEVELS + 1)]
 
 

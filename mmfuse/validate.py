@@ -41,8 +41,12 @@ GIVEN = {
     "gating": lambda evaluator: set(),
     "agreement": lambda evaluator: set(),
 }
-# The part of the model that evaluators are about.
-ABOUT = {"gating": "router", "agreement": "consensus", "retrieval": "dual", "classification": "dual"}
+# The part of the model that an evaluator is about, and what it does with it.
+ABOUT = {
+    "gating": ("router", "is about gates"),
+    "agreement": ("consensus", "compares modalities"),
+    **dict.fromkeys(("retrieval", "classification"), ("dual", "compares embeddings")),
+}
 # The part of the model that an objective is about, and what it takes from its stream.
 NEEDS = {
     "generation": lambda objective: ("single", ("target",)),
@@ -221,8 +225,9 @@ def _check_evaluator(name, evaluator, config):
             f"{name} writes {tokens} tokens behind prompts of {prompt}, and the model reads at most {most} together: "
             "write fewer in tokens or in stream.text.prompt.length.",
         )
-    part = ABOUT.get(evaluator.kind)
-    require(part is None or part in config.model, f"{name} is a measure of it: it needs model.{part}.")
+    if evaluator.kind in ABOUT:
+        part, words = ABOUT[evaluator.kind]
+        require(part in config.model, f"{name} {words}: it needs model.{part}.")
     if evaluator.kind == "classification":
         check_classes(f"{name}.classes", evaluator.classes)
         text = config.model.towers.get("text")

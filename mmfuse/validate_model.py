@@ -47,7 +47,7 @@ def check_model(model: ConfigDict) -> None:
         _check_consensus(model.consensus, model.towers)
     _check_prefix(model)
     for name, number in model.get("keep", {}).items():
-        require(reader(name) in model.towers, f"model.keep names '{name}', which no tower reads: take it out.")
+        _check_reader("model.keep", name, model.towers)
         least = 2 if name in ENCODED_ROLES else 1  # a text keeps its first and its last token
         require(number >= least, f"model.keep.{name} is {number}: write how many tokens are read, {least} or more.")
     if "single" in model:
@@ -61,15 +61,17 @@ def check_model(model: ConfigDict) -> None:
         require(depth % every == 0, f"model.single.depth is {depth}: make it a multiple of cross_every={every}.")
 
 
+def _check_reader(setting, name, towers):
+    there = ", ".join(towers)
+    require(reader(name) in towers, f"{setting} names '{name}', which no tower reads: there are {there}.")
+
+
 def _check_router(router, towers):
     lookup(GATES, router.gate, "gate")
     require(bool(router.capacity), "model.router.capacity is empty: name a modality and the share that is read of it.")
     for name, share in router.capacity.items():
         lookup(PROBES, name, "modality with a probe")
-        require(
-            reader(name) in towers,
-            f"model.router.capacity names '{name}', which no tower reads: there are {', '.join(towers)}.",
-        )
+        _check_reader("model.router.capacity", name, towers)
         require(0 < share <= 1, f"model.router.capacity.{name} is {share}: write a share above 0, 1 at most.")
     ladder = tuple(router.ladder)
     require(
@@ -81,10 +83,7 @@ def _check_router(router, towers):
 def _check_consensus(consensus, towers):
     require(len(consensus.between) > 1, "model.consensus.between: name two modalities or more.")
     for name in consensus.between:
-        require(
-            reader(name) in towers,
-            f"model.consensus.between names '{name}', which no tower reads: there are {', '.join(towers)}.",
-        )
+        _check_reader("model.consensus.between", name, towers)
     require(
         0.5 <= consensus.threshold <= 1,
         f"model.consensus.threshold is {consensus.threshold}: write 0.5, so that one modality is shut at most, to 1.",

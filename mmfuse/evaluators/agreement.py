@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from sklearn.metrics import roc_auc_score
 
-from mmfuse.evaluators.damage import CLEAN, damage_of, parts_by_damage
+from mmfuse.evaluators.damage import CLEAN, damage_of, shares_by_damage
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
@@ -45,10 +45,9 @@ class Agreeing:
         kinds = {}
         for name, of in befallen.items():
             kinds[name] = np.where(there[name], [kind for kind, _ in of], ABSENT)
-            mine = [damage for damage, present in zip(of, there[name]) if present]
-            for part, rows in parts_by_damage(mine) if mine else ():
-                for what, column in (("open", opened), ("soft", soft)):
-                    numbers[f"{what}/{name}{part}"] = float(column[name][there[name]][rows].mean())
+            if there[name].any():
+                mine = [damage for damage, present in zip(of, there[name]) if present]
+                numbers |= shares_by_damage(name, opened[name][there[name]], soft[name][there[name]], mine)
         for kind in sorted({*np.concatenate([*kinds.values()])} - {CLEAN[0], ABSENT}):
             areas = {pair: _area(logits, *(kinds[name] for name in pair), kind) for pair, logits in mismatch.items()}
             found = {f"auroc/{kind}/{'_'.join(pair)}": area for pair, area in areas.items() if area is not None}

@@ -7,7 +7,7 @@ Numbers of an evaluator are then also given for what is clean and for each kind,
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from mmfuse.types import Example
 
@@ -21,6 +21,18 @@ Damage = tuple[str, float]  # its kind and level
 def damage_of(example: Example, modality: str) -> Damage:
     """What befell a modality of an example; `CLEAN` where nothing did."""
     return example.truth.get("corruptions", {}).get(TRUTH.get(modality, modality), CLEAN)
+
+
+def shares_by_damage(
+    name: str, opened: Bool[np.ndarray, "n"], soft: Float[np.ndarray, "n"], befallen: Iterable[Damage]
+) -> dict[str, float]:
+    """`open/{name}` and `soft/{name}`, the means of a gate over n examples and over their parts by damage."""
+    columns = {"open": opened, "soft": soft}
+    return {
+        f"{what}/{name}{part}": float(column[rows].mean())
+        for part, rows in parts_by_damage(befallen)
+        for what, column in columns.items()
+    }
 
 
 def damage_of_all(example: Example) -> Damage:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from sklearn.metrics import roc_auc_score
 
-from mmfuse.evaluators.damage import damage_of, parts_by_damage
+from mmfuse.evaluators.damage import damage_of, shares_by_damage
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
@@ -46,10 +46,7 @@ class Gating:
         numbers = {"cost": float(sum(costs[name] * opened[name].mean() for name in opened))}
         for name in opened:
             mine, of = [column[there[name]] for column in (opened[name], soft[name])], befallen[name][there[name]]
-            for part, rows in parts_by_damage((kind, level) for kind, level in of):
-                numbers |= {
-                    f"{kind}/{name}{part}": float(column[rows].mean()) for kind, column in zip(("open", "soft"), mine)
-                }
+            numbers |= shares_by_damage(name, *mine, ((kind, level) for kind, level in of))
             numbers |= self._health(name, *mine, np.array([kind == "" for kind, _ in of]))
         return numbers | {"rejected": float(len(self.sweep.rejected))}
 

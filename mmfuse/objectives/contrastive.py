@@ -15,7 +15,7 @@ from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.nn.losses.contrastive import info_nce, pairwise_sigmoid
-from mmfuse.objectives.objective import Terms
+from mmfuse.objectives.objective import Terms, mean_over_pairs, weight_of_pairs
 from mmfuse.types import Batch
 
 
@@ -40,8 +40,7 @@ class Contrastive:
 
     def weight(self, batch: Batch) -> Float[Array, "B"]:
         """1 where both sides of some pair are there."""
-        both = [batch.present(a).any(axis=1) & batch.present(b).any(axis=1) for a, b in self.between]
-        return jnp.stack(both).any(axis=0).astype(jnp.float32)
+        return weight_of_pairs(batch, self.between)
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
         values, weights, metrics = [], [], {}
@@ -53,9 +52,7 @@ class Contrastive:
             values.append((forth + back) / 2)
             weights.append(there.astype(jnp.float32))
             metrics[f"{a}_to_{b}"] = right, weights[-1]
-        weight = jnp.stack(weights)
-        value = (jnp.stack(values) * weight).sum(axis=0) / jnp.maximum(weight.sum(axis=0), 1.0)
-        return Terms(value, self.weight(batch), metrics)
+        return Terms(mean_over_pairs(values, weights), self.weight(batch), metrics)
 
     def _one_way(self, rows, columns, head) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
         """The loss of each example, the mean over its rows, and the share of rows whose nearest column is right."""

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.nn.losses.routing import mismatch_loss
-from mmfuse.objectives.objective import Terms
+from mmfuse.objectives.objective import Terms, mean_over_pairs, weight_of_pairs
 from mmfuse.types import Batch, Tokens
 
 
@@ -34,8 +34,7 @@ class Matching:
 
     def weight(self, batch: Batch) -> Float[Array, "B"]:
         """1 where both sides of some pair are there."""
-        both = [batch.present(a).any(axis=1) & batch.present(b).any(axis=1) for a, b in self.between]
-        return jnp.stack(both).any(axis=0).astype(jnp.float32)
+        return weight_of_pairs(batch, self.between)
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
         values, weights, metrics = [], [], {}
@@ -51,9 +50,7 @@ class Matching:
             values.append((mismatch_loss(real, swapped=False) + loss) / 2)
             weights.append((there[0] & there[1] & (allowed.sum(axis=1) >= self.mates)).astype(jnp.float32))
             metrics[f"{a}_{b}"] = ((real < 0).astype(jnp.float32) + right) / 2, weights[-1]
-        weight = jnp.stack(weights)
-        value = (jnp.stack(values) * weight).sum(axis=0) / jnp.maximum(weight.sum(axis=0), 1.0)
-        return Terms(value, self.weight(batch), metrics)
+        return Terms(mean_over_pairs(values, weights), self.weight(batch), metrics)
 
 
 def draw_mates(key: Array, allowed: Bool[Array, "B N"], number: int) -> Int[Array, "B {number}"]:

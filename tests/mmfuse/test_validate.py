@@ -158,8 +158,8 @@ def test_a_wrong_config_is_refused(changes, words):
 @pytest.mark.parametrize(
     ("name", "part", "words"),
     [
-        ("retrieval", "model.dual", "evaluators.retrieval is a measure of it: it needs model.dual"),
-        ("digits", "model.dual", "evaluators.digits is a measure of it: it needs model.dual"),
+        ("retrieval", "model.dual", "evaluators.retrieval compares embeddings: it needs model.dual"),
+        ("digits", "model.dual", "evaluators.digits compares embeddings: it needs model.dual"),
         ("digits", "model.towers.text", "evaluators.digits reads its prompts by the tower 'text'"),
     ],
 )
