@@ -3,7 +3,7 @@
 The second of two gates, after the towers have run: it saves nothing, and keeps a signal that is clear but wrong from
 being believed.
 
-    mismatch   ℓ_ab, a logit for each pair of modalities, read off the evidence of their tokens (`match.py`)
+    mismatch   ℓ_ab, a logit for each pair of modalities, read off their tokens (`match.py`)
     odd        P(m) = exp Σ_b ℓ_mb / (1 + Σ_k exp Σ_b ℓ_kb)
     gate       shut where P(m) > threshold, ½ or more: one at most
 
@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from mmfuse.routing.gates import Gates
-from mmfuse.routing.match import MatchHead, match_evidence, suppress
+from mmfuse.routing.match import MatchHead, suppress
 from mmfuse.types import Tokens
 
 Pair = tuple[str, str]
@@ -75,7 +75,7 @@ class Consensus(nnx.Module):
         self.projections = nnx.Dict(
             {name: nnx.Linear(source, width, dtype=dtype, rngs=rngs) for name, source in widths.items()}
         )
-        self.heads = nnx.Dict({f"{a}_{b}": MatchHead(hidden=hidden, rngs=rngs) for a, b in self.pairs})
+        self.heads = nnx.Dict({f"{a}_{b}": MatchHead(width, hidden=hidden, rngs=rngs) for a, b in self.pairs})
 
     def __call__(self, memory: Mapping[str, Tokens]) -> Agreement:
         """The agreement of those modalities that the memory has."""
@@ -87,7 +87,7 @@ class Consensus(nnx.Module):
     def mismatch(self, pair: Pair, a: Tokens, b: Tokens) -> Float[Array, "B"]:
         """The logit that tokens of the two modalities do not match; 0 where a side has none."""
         both = (a.segment > 0).any(axis=1) & (b.segment > 0).any(axis=1)
-        return jnp.where(both, self.heads["_".join(pair)](match_evidence(a, b)), 0.0)
+        return jnp.where(both, self.heads["_".join(pair)](a, b), 0.0)
 
     def _gates(self, tokens, mismatch):
         there = {name: (side.segment > 0).any(axis=1) for name, side in tokens.items()}

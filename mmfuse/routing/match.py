@@ -1,8 +1,9 @@
 """How well do two modalities of an example match?
 
 The tokens of both are compared, each with each, and what stands out of their cosines is summed up in a few numbers, the
-evidence; a thin head reads a mismatch off them. What is done about it is the business of a gate. The tokens of both
-sides have one width, and are compared as they are: whoever wants them in a shared space projects them first.
+evidence. The highest value of each channel is compared, too. A thin head reads a mismatch off both; what is done about
+it is the business of a gate. The tokens of both sides have one width, and are compared as they are: whoever wants them
+in a shared space projects them first.
 
 Everything is float32, padding counts nowhere and gets a gradient of exactly zero, and what is degenerate (no token, one
 token, scores that are all the same) has a value that is said and a gradient that is finite.
@@ -124,16 +125,29 @@ def match_evidence(a: Tokens, b: Tokens, *, temperature: float = 0.1) -> Float[A
     return jnp.where(pairs.any(axis=(1, 2))[:, None], evidence, 0)
 
 
-class MatchHead(nnx.Module):
-    """Logit that a pair is a mismatch: w · gelu(W evidence), of the evidence of one pair of modalities."""
+def compare_highest(a: Tokens, b: Tokens) -> Float[Array, "B _"]:
+    """|u − v| and u · v (B 2·D) of the highest value of each channel on either side; 0 where a side has no token.
 
-    def __init__(self, *, hidden: int = 16, rngs: nnx.Rngs):
-        """Args: width of the hidden layer; draws the parameters."""
-        self.up = nnx.Linear(len(EVIDENCE), hidden, rngs=rngs)
+    Channels can stand for one attribute each, which a mean over all tokens hides. Reference: Conneau et al. 2017
+    (InferSent), arXiv 1705.02364, section 3.1.
+    """
+    u, v = (jnp.where(side.segment[..., None] > 0, side.values.astype(jnp.float32), -jnp.inf) for side in (a, b))
+    both = ((a.segment > 0).any(axis=1) & (b.segment > 0).any(axis=1))[:, None]
+    u, v = (jnp.where(both, side.max(axis=1), 0) for side in (u, v))
+    return jnp.concatenate([jnp.abs(u - v), u * v], axis=1)
+
+
+class MatchHead(nnx.Module):
+    """Logit that a pair is a mismatch: w · gelu(W [evidence, comparison]), of one pair of modalities."""
+
+    def __init__(self, width: int, *, hidden: int = 16, rngs: nnx.Rngs):
+        """Args: of the tokens; width of the hidden layer; draws the parameters."""
+        self.up = nnx.Linear(len(EVIDENCE) + 2 * width, hidden, rngs=rngs)
         self.down = nnx.Linear(hidden, 1, rngs=rngs)
 
-    def __call__(self, evidence: Float[Array, "B F"]) -> Float[Array, "B"]:
-        return self.down(jax.nn.gelu(self.up(evidence)))[:, 0]
+    def __call__(self, a: Tokens, b: Tokens) -> Float[Array, "B"]:
+        read = jnp.concatenate([match_evidence(a, b), compare_highest(a, b)], axis=1)
+        return self.down(jax.nn.gelu(self.up(read)))[:, 0]
 
 
 def suppress(mismatch: Float[Array, "*B"], threshold: float) -> Float[Array, "*B"]:

@@ -11,6 +11,7 @@ from mmfuse.nn.losses.routing import mismatch_loss
 from mmfuse.routing.match import (
     EVIDENCE,
     MatchHead,
+    compare_highest,
     cosine_matrix,
     excess_kurtosis,
     match_evidence,
@@ -220,6 +221,20 @@ def test_evidence_of_bfloat16_tokens_is_float32():
     assert jax.eval_shape(match_evidence, half, RIGHT).dtype == jnp.float32
 
 
+def test_what_is_highest_is_compared_channel_by_channel():
+    got = np.asarray(jax.jit(compare_highest)(LEFT, RIGHT))
+    for b, (rows, columns) in enumerate(zip(ROWS, COLUMNS)):
+        if not rows or not columns:
+            np.testing.assert_array_equal(got[b], 0)
+            continue
+        u, v = (np.asarray(side.values)[b, :n].max(axis=0) for side, n in ((LEFT, rows), (RIGHT, columns)))
+        np.testing.assert_allclose(got[b], [*np.abs(u - v), *u * v], rtol=1e-6)
+    gradient = compiled_gradient(lambda values: compare_highest(LEFT._replace(values=values), RIGHT).sum())(LEFT.values)
+    felt = (np.asarray(gradient) != 0).any(axis=2)
+    assert np.isfinite(gradient).all() and not felt[np.asarray(LEFT.segment) == 0].any()
+    np.testing.assert_array_equal(felt.any(axis=1), [bool(n and m) for n, m in zip(ROWS, COLUMNS)])
+
+
 def pairs(drawn, number):
     """Tokens in which half of the pairs show the same things in another order, with noise, and half do not."""
     things = drawn.standard_normal((number, 5, 8))
@@ -230,13 +245,12 @@ def pairs(drawn, number):
 
 
 def test_the_head_learns_what_does_not_match():
-    head = MatchHead(rngs=nnx.Rngs(0))
+    head = MatchHead(8, rngs=nnx.Rngs(0))
     graph, state = nnx.split(head)
     left, right, swapped = pairs(np.random.default_rng(1), 257)
-    evidence = match_evidence(left, right)
 
     def loss(state):
-        return mismatch_loss(nnx.merge(graph, state)(evidence), swapped=jnp.asarray(swapped)).mean()
+        return mismatch_loss(nnx.merge(graph, state)(left, right), swapped=jnp.asarray(swapped)).mean()
 
     @jax.jit
     def step(state):
@@ -245,7 +259,7 @@ def test_the_head_learns_what_does_not_match():
     for _ in range(200):
         state = step(state)
     left, right, unseen = pairs(np.random.default_rng(2), 101)
-    logits = np.asarray(nnx.merge(graph, state)(match_evidence(left, right)))
+    logits = np.asarray(nnx.merge(graph, state)(left, right))
     above = logits[unseen][:, None] > logits[~unseen][None]
     assert above.mean() >= 0.97  # the area under the curve
 
