@@ -67,7 +67,10 @@ def text(width: int, depth: int, heads: int, *, length: int, **changes) -> dict:
 
 
 def decoder(width: int, depth: int, heads: int, *, length: int, memories: tuple[str, ...], **changes) -> dict:
-    """A causal decoder that reads memories through gated cross-attention after every `cross_every` blocks."""
+    """A causal decoder that reads memories through gated cross-attention after every `cross_every` blocks.
+
+    With `pairs`, a budget for a text of `length` tokens, a word reads only the blocks of the memories that it chooses.
+    """
     return encoder(width, depth, heads, **({"length": length, "memories": memories, "cross_every": 1} | changes))
 
 

@@ -4,6 +4,7 @@ The table of what towers and stacks are made of. A new part is its file, its tes
 reads one room of the config and hands the parts that it makes to the parts that need them.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from mmfuse.nn.attention import Attention
 from mmfuse.nn.mlp import ACTIVATIONS, Mlp
 from mmfuse.nn.norms import InstanceNorm, LayerNorm, RMSNorm
 from mmfuse.nn.positions import LearnedPosition, ResizedPosition, SinCosPosition
+from mmfuse.routing.blocks import BlockSparseAttention, plan_budget
 from mmfuse.stack.block import SelfBlock
 from mmfuse.stack.stack import Segment, Stack
 from mmfuse.towers.audio import AudioTower
@@ -51,7 +53,11 @@ def lookup(table: Mapping[str, Any] | ConfigDict, name: str, what: str) -> Any:
 
 def _block(config, kind, dtype, rngs):
     fuses = kind is GatedCrossBlock
-    attention = Attention(
+    form = Attention
+    if fuses and "pairs" in config:  # a word chooses for itself: others of its block would tell it what comes later
+        plan = plan_budget(config.length, budget=config.pairs, query_block=1)
+        form = functools.partial(BlockSparseAttention, plan=plan)
+    attention = form(
         config.width,
         config.heads,
         key_heads=config.key_heads,

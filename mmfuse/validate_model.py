@@ -59,6 +59,10 @@ def check_model(model: ConfigDict) -> None:
             )
         depth, every = model.single.depth, model.single.cross_every
         require(depth % every == 0, f"model.single.depth is {depth}: make it a multiple of cross_every={every}.")
+        pairs, length = model.single.get("pairs", model.single.length), model.single.length
+        require(
+            pairs >= length, f"model.single.pairs is {pairs}: write length={length}, a pair for each word, or more."
+        )
 
 
 def _check_reader(setting, name, towers):

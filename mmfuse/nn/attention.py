@@ -120,8 +120,14 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
         """Returns what the tokens read from the memory, and the weights where a probe asks for them."""
         query = self.query(tokens).reshape(*tokens.shape[:2], self.heads, self.head_size)
-        out, weights = attend(self._rotate(query, position), memory.key, memory.value, mask, probe)
+        out, weights = self.read(self._rotate(query, position), memory, mask, probe)
         return self.out(out.reshape(*tokens.shape[:2], -1)), weights
+
+    def read(
+        self, query: Float[Array, "B T N H"], memory: KeyValue, mask: Mask, probe: Array | None = None
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"] | None]:
+        """What each head reads: `attend`, where a form of attention does not say otherwise."""
+        return attend(query, *memory, mask, probe)
 
     def _rotate(self, heads, position):
         return heads if self.rotary_base is None else rotate(heads, position, base=self.rotary_base)

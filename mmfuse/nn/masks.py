@@ -1,7 +1,7 @@
 """Which keys may each query look at?
 
-A mask is a specification: causal, segments, anchors, a window, a modality matrix, a dense bias. Only a backend that
-needs an array asks for one (`allowed`); a backend that can skip blocks reads the specification itself.
+A mask is a specification: causal, segments, anchors, a window, a modality matrix, single pairs, a dense bias. Only a
+backend that needs an array asks for one (`allowed`); a backend that can skip blocks reads the specification itself.
 
         key 0 1 2 3                     key  a a b b ·
     q 0     ■ · · ·                  q a     ■ ■ · · ·
@@ -28,6 +28,7 @@ class Mask:
       query_index, key_index: places in the sequence, for `causal`, `window` and anchors; 0, 1, 2, … where not given.
       key_anchor: a key is seen by queries whose index is at least its anchor.
       query_modality, key_modality, modalities: `modalities[q, k]` says whether modality q may look at modality k.
+      pairs: says of each query and key whether they may.
       bias: is added to the scaled scores, float32.
       causal: a query sees keys up to its own index.
       window: a query sees keys less than `window` places away.
@@ -41,6 +42,7 @@ class Mask:
     query_modality: Int[Array, "B T"] | None = None
     key_modality: Int[Array, "B S"] | None = None
     modalities: Bool[Array, "M M"] | None = None
+    pairs: Bool[Array, "#B T S"] | None = None
     bias: Float[Array, "#B #N T S"] | None = None
     causal: bool = struct.field(pytree_node=False, default=False)
     window: int | None = struct.field(pytree_node=False, default=None)
@@ -68,6 +70,8 @@ def allowed(mask: Mask, *, queries: int, keys: int) -> Bool[Array, "#B #T S"] | 
     if mask.modalities is not None:
         assert mask.query_modality is not None and mask.key_modality is not None, "whose modalities?"
         conditions.append(mask.modalities[mask.query_modality[:, :, None], mask.key_modality[:, None, :]])
+    if mask.pairs is not None:
+        conditions.append(mask.pairs)
     if not conditions:
         return None
     dense = conditions[0]

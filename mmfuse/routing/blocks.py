@@ -14,18 +14,18 @@ Letters: I blocks of queries, J blocks of keys, O of them that each block of que
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from mmfuse.nn.attention import Attention, attend
 from mmfuse.nn.cache import KeyValue
-from mmfuse.nn.masks import Mask
+from mmfuse.nn.masks import Mask, allowed
 from mmfuse.routing.gates import straight_through
 
 
@@ -41,6 +41,11 @@ class BlockPlan:
         """How many pairs of a query and a key are attended, those that only fill up a block included."""
         return math.ceil(queries / self.query_block) * self.query_block * self.keep * self.key_block
 
+    def within(self, keys: int) -> "BlockPlan":
+        """The same where there are so many keys: no block is larger, and no more are kept than there are."""
+        key_block = min(self.key_block, keys)
+        return replace(self, key_block=key_block, keep=min(self.keep, math.ceil(keys / key_block)))
+
 
 class Route(NamedTuple):
     """Which key blocks each block of queries keeps, in no order, and a factor of exactly 1 for the values of each."""
@@ -49,11 +54,11 @@ class Route(NamedTuple):
     gate: Float[Array, "B I O"]
 
 
-def plan_budget(queries: int, keys: int, *, budget: int = 1024, query_block: int = 8, keep: int = 4) -> BlockPlan:
+def plan_budget(queries: int, *, budget: int = 1024, query_block: int = 8, keep: int = 4) -> BlockPlan:
     """A plan under which at most `budget` pairs are attended for each example.
 
     Args:
-      queries, keys: T and S.
+      queries: T.
       budget: of pairs.
       query_block: queries that decide together; less where there are fewer.
       keep: key blocks that each of them reads, at most; more and smaller blocks look closer, and cost more scoring.
@@ -67,8 +72,8 @@ def plan_budget(queries: int, keys: int, *, budget: int = 1024, query_block: int
         raise ValueError(
             f"a budget of {budget} pairs has no key for each of {queries} queries: prune the queries first"
         )
-    key_block = min(max(reads // keep, 1), keys)
-    return BlockPlan(query_block, key_block, min(keep, reads // key_block, math.ceil(keys / key_block)))
+    key_block = max(reads // keep, 1)
+    return BlockPlan(query_block, key_block, min(keep, reads // key_block))
 
 
 class BlockRouter(nnx.Module):
@@ -92,10 +97,20 @@ class BlockRouter(nnx.Module):
         return jnp.einsum("BIR,BJR->BIJ", query, key) * key.shape[-1] ** -0.5
 
 
-def choose_blocks(scores: Float[Array, "B I J"], key_segment: Int[Array, "B S"], plan: BlockPlan) -> Route:
-    """The blocks with the highest scores for each block of queries; of padding alone only for want of others."""
-    there = (_cut(key_segment, plan.key_block) > 0).any(axis=2)[:, None]
-    _, block = jax.lax.top_k(jnp.where(there, scores, -jnp.inf), plan.keep)
+def visible_blocks(mask: Mask, queries: int, keys: int, plan: BlockPlan) -> Bool[Array, "#B I J"]:
+    """Whether some query of a block may look at some key of another."""
+    dense = allowed(mask, queries=queries, keys=keys)
+    dense = jnp.ones((1, 1, keys), bool) if dense is None else dense
+    rows = _cut(jnp.broadcast_to(dense, (len(dense), queries, keys)), plan.query_block).any(axis=2)
+    return _cut(rows.swapaxes(1, 2), plan.key_block).any(axis=2).swapaxes(1, 2)
+
+
+def choose_blocks(scores: Float[Array, "B I J"], visible: Bool[Array, "#B I J"], plan: BlockPlan) -> Route:
+    """The blocks with the highest scores for each block of queries; what it may not look at only for want of others.
+
+    So what is chosen does not depend on what may not be seen, such as what a later question is about.
+    """
+    _, block = jax.lax.top_k(jnp.where(visible, scores, -jnp.inf), plan.keep)
     gate = straight_through(jnp.ones(block.shape, bool), jnp.take_along_axis(scores, block, axis=2))
     return Route(block, gate)
 
@@ -123,29 +138,32 @@ def block_sparse_attention(
     return _joined(out, query)
 
 
-class BlockSparseAttention(nnx.Module):
-    """`Attention` and a router before it: keys and values are projected for the blocks that are kept, and for those
-    alone, once for each block of queries that keeps them. The attention is one that rotates nothing."""
+class BlockSparseAttention(Attention):
+    """`Attention` that reads, of all keys, the blocks alone that a router chooses for each block of queries.
 
-    def __init__(self, attention: Attention, router: BlockRouter, plan: BlockPlan):
-        self.attention, self.router, self.plan = attention, router, plan
+    The router goes by the heads of queries and keys, so that a cache of keys and values is all that it needs. Where a
+    probe looks in, all pairs are computed, and those that are not chosen are masked: the same numbers.
+    """
 
-    def __call__(
-        self,
-        tokens: Float[Array, "B T D"],
-        query_segment: Int[Array, "B T"],
-        memory: Float[Array, "B S E"],
-        mask: Mask,
-    ) -> Float[Array, "B T D"]:
-        """What the tokens read from the memory. `query_segment` says which tokens are padding, and count in no mean;
-        whom the others may look at is the mask's to say (see `block_sparse_attention`)."""
-        plan, key_segment = self.plan, _key_segment(mask)
-        route = choose_blocks(self.router(tokens, query_segment, memory, key_segment, plan), key_segment, plan)
-        kept = self.attention.keys_values(_gather(memory, route, plan))
-        kept = kept._replace(value=_gate(kept.value, route, plan))
-        rows = _mask_of_rows(mask, *tokens.shape[:2], memory.shape[1], route, plan)
-        out, _ = self.attention(_rows(tokens, plan), kept, rows)
-        return _joined(out, tokens)
+    def __init__(self, width: int, heads: int, *, plan: BlockPlan, rank: int = 16, rngs: nnx.Rngs, **settings):
+        """Args: of `Attention`; how many blocks of keys each block of queries reads, at most; rank of the scores."""
+        super().__init__(width, heads, **settings, rngs=rngs)
+        self.plan = plan
+        self.router = BlockRouter(self.query.out_features, self.key.out_features, rank=rank, rngs=rngs)
+
+    def read(
+        self, query: Float[Array, "B T N H"], memory: KeyValue, mask: Mask, probe: Array | None = None
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"] | None]:
+        """What each head reads of the blocks that are chosen. Padding among the keys counts in no score."""
+        (rows, length), keys = query.shape[:2], memory.key.shape[1]
+        plan = self.plan.within(keys)
+        there = jnp.ones((rows, length), jnp.int32) if mask.query_segment is None else mask.query_segment
+        query_heads, key_heads = (heads.reshape(*heads.shape[:2], -1) for heads in (query, memory.key))
+        scores = self.router(query_heads, there, key_heads, _key_segment(mask), plan)
+        route = choose_blocks(scores, visible_blocks(mask, length, keys, plan), plan)
+        if probe is None:
+            return block_sparse_attention(query, *memory, mask, route, plan), None
+        return attend(query, *memory, replace(mask, pairs=_pairs(route, plan, length, keys)), probe)
 
 
 def _cut(array: Shaped[Array, "B S ..."], size: int) -> Shaped[Array, "B J size ..."]:
@@ -210,3 +228,10 @@ def _mask_of_rows(mask, batch, queries, keys, route, plan):
         query_modality=of_queries(mask.query_modality),
         key_modality=of_keys(mask.key_modality),
     )
+
+
+def _pairs(route, plan, queries, keys):
+    """Which queries read which keys (B T S), by their blocks."""
+    chosen = jax.nn.one_hot(route.block, math.ceil(keys / plan.key_block), dtype=bool).any(axis=2)
+    of_queries = jnp.repeat(chosen, plan.query_block, axis=1)
+    return jnp.repeat(of_queries, plan.key_block, axis=2)[:, :queries, :keys]

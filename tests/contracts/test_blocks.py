@@ -1,5 +1,7 @@
 """What every block owes, so that a stack can scan it: a new kind of block joins by one row of `ROWS`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from mmfuse.nn.attention import Attention
 from mmfuse.nn.masks import Mask
 from mmfuse.nn.mlp import Mlp
 from mmfuse.nn.norms import LayerNorm
+from mmfuse.routing.blocks import BlockPlan, BlockSparseAttention
 from mmfuse.stack.block import Block, Context, SelfBlock
 
 B, T, S, D, N = 3, 5, 7, 12, 3
@@ -20,18 +23,24 @@ SEGMENT = jnp.asarray(np.arange(T)[None] < [[5], [3], [0]], jnp.int32)
 MEMORY_SEGMENT = jnp.asarray(np.arange(S)[None] < [[4], [0], [7]], jnp.int32)
 
 
-def attentive(kind):
+def attentive(kind, attention=Attention):
     """Blocks of one attention and one MLP; the gates of those that have some are opened."""
     rngs = nnx.Rngs(0)
-    block = kind(Attention(D, N, key_heads=1, rngs=rngs), Mlp(D, 8, rngs=rngs), LayerNorm(D), LayerNorm(D))
+    block = kind(attention(D, N, key_heads=1, rngs=rngs), Mlp(D, 8, rngs=rngs), LayerNorm(D), LayerNorm(D))
     for path, parameter in nnx.to_flat_state(nnx.state(block, nnx.Param)):
         if path[-1].endswith("gate"):
             parameter[...] = jnp.full((), 0.5)
     return block
 
 
+SPARSE = functools.partial(BlockSparseAttention, plan=BlockPlan(query_block=1, key_block=2, keep=2), rank=2)
+
 # name → (block, keys that it looks at)
-ROWS = {"self": (lambda: attentive(SelfBlock), T), "cross": (lambda: attentive(GatedCrossBlock), S)}
+ROWS = {
+    "self": (lambda: attentive(SelfBlock), T),
+    "cross": (lambda: attentive(GatedCrossBlock), S),
+    "sparse": (lambda: attentive(GatedCrossBlock, SPARSE), S),
+}
 
 
 @pytest.fixture(scope="module", params=ROWS)

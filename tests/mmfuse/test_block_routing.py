@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mmfuse.nn.attention import Attention, attend
+from mmfuse.nn.attention import attend
 from mmfuse.nn.masks import Mask, allowed
 from mmfuse.objectives.cost import count_flops
 from mmfuse.routing.blocks import (
@@ -17,6 +17,7 @@ from mmfuse.routing.blocks import (
     block_sparse_attention,
     choose_blocks,
     plan_budget,
+    visible_blocks,
 )
 
 B, T, S, N, K, H = 2, 5, 11, 6, 3, 4
@@ -54,14 +55,19 @@ MASKS = {
 SPARSE = jax.jit(block_sparse_attention, static_argnums=5)
 
 
-def chosen_by_hand(scores, key_segment, plan):
-    """Which blocks of keys each block of queries may look at (B I J): by score, of those that are not only padding."""
-    chosen = np.zeros(scores.shape, bool)
+def chosen_by_hand(scores, mask, plan):
+    """Which blocks of keys each block of queries reads (B I J): by score, of those that it may look at."""
+    chosen, may_look = np.zeros(scores.shape, bool), np.broadcast_to(allowed(mask, queries=T, keys=S), (B, T, S))
     for b, i in np.ndindex(scores.shape[:2]):
+        rows = may_look[b, i * plan.query_block : (i + 1) * plan.query_block]
         size = plan.key_block
-        there = [j for j in range(scores.shape[2]) if (np.asarray(key_segment)[b, j * size : (j + 1) * size] > 0).any()]
+        there = [j for j in range(scores.shape[2]) if rows[:, j * size : (j + 1) * size].any()]
         chosen[b, i, sorted(there, key=lambda j: -scores[b, i, j])[: plan.keep]] = True
     return chosen
+
+
+def choose(scores, mask, plan):
+    return choose_blocks(scores, visible_blocks(mask, T, S, plan), plan)
 
 
 def of_tokens(chosen, plan):
@@ -83,9 +89,9 @@ def dense(query, key, value, mask, chosen, plan):
 def test_equals_dense_attention_under_the_equivalent_mask(mask, plan):
     shape = B, -(-T // plan.query_block), -(-S // plan.key_block)
     scores = 100 * normal(*shape)
-    route = choose_blocks(scores, mask.key_segment, plan)
+    route = choose(scores, mask, plan)
     got = SPARSE(QUERY, KEY, VALUE, mask, route, plan)
-    expected = dense(QUERY, KEY, VALUE, mask, chosen_by_hand(np.asarray(scores), mask.key_segment, plan), plan)
+    expected = dense(QUERY, KEY, VALUE, mask, chosen_by_hand(np.asarray(scores), mask, plan), plan)
     np.testing.assert_allclose(got, expected, atol=1e-5)
     blind = (np.asarray(expected) == 0).all(axis=(2, 3))
     assert (np.asarray(got)[blind] == 0).all()
@@ -95,7 +101,7 @@ def gradients(mask):
     target = normal(B, T, N, H)
 
     def total(query, key, value, scores):
-        route = choose_blocks(scores, mask.key_segment, PLAN)
+        route = choose(scores, mask, PLAN)
         return (block_sparse_attention(query, key, value, mask, route, PLAN) * target).sum()
 
     return jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))(QUERY, KEY, VALUE, SCORES), target
@@ -105,7 +111,7 @@ def gradients(mask):
 def test_gradients_are_those_of_the_dense_and_exactly_zero_for_what_is_dropped(name):
     mask = MASKS[name]
     (query, key, value, _), target = gradients(mask)
-    chosen = chosen_by_hand(np.asarray(SCORES), mask.key_segment, PLAN)
+    chosen = chosen_by_hand(np.asarray(SCORES), mask, PLAN)
     expected = jax.grad(lambda *heads: (dense(*heads, mask, chosen, PLAN) * target).sum(), argnums=(0, 1, 2))(
         QUERY, KEY, VALUE
     )
@@ -121,7 +127,7 @@ def test_gradients_are_those_of_the_dense_and_exactly_zero_for_what_is_dropped(n
 def test_scores_learn_straight_through():
     mask = MASKS["padding"]
     (_, _, _, scores), target = gradients(mask)
-    chosen = chosen_by_hand(np.asarray(SCORES), mask.key_segment, PLAN)
+    chosen = chosen_by_hand(np.asarray(SCORES), mask, PLAN)
     assert (np.asarray(scores)[~chosen] == 0).all() and (np.asarray(scores)[chosen] != 0).all()
     may_look = of_tokens(chosen, PLAN) & (np.asarray(KEYS) > 0)[:, None]
     bias = jnp.asarray(np.where(may_look, 0, -1e30), jnp.float32)[:, None]
@@ -136,7 +142,7 @@ def test_scores_learn_straight_through():
 
 def test_gates_are_exactly_one_whatever_the_scores():
     for scale in (1e-3, 1.0, 1e6):
-        assert (choose_blocks(scale * SCORES, MASKS["none"].key_segment, PLAN).gate == 1).all()
+        assert (choose(scale * SCORES, MASKS["none"], PLAN).gate == 1).all()
 
 
 def test_masks_that_are_not_supported_are_refused():
@@ -174,36 +180,56 @@ def test_the_router_scores_means_of_what_is_not_padding(shake):
 
 
 def sparse(plan, width, heads, memory_width):
-    rngs = nnx.Rngs(0)
-    attention = Attention(width, heads, memory_width=memory_width, rngs=rngs)
-    return BlockSparseAttention(attention, BlockRouter(width, memory_width, rank=4, rngs=rngs), plan)
+    return BlockSparseAttention(width, heads, memory_width=memory_width, plan=plan, rank=4, rngs=nnx.Rngs(0))
 
 
-def test_the_module_equals_its_attention_under_the_equivalent_mask(shake):
-    width, memory_width = 12, 5
-    module = shake(sparse(PLAN, width, 3, memory_width))
-    tokens, memory, mask = normal(B, T, width), normal(B, S, memory_width), MASKS["segments"]
-    got = module(tokens, QUERIES, memory, mask)
-    scores = np.asarray(module.router(tokens, QUERIES, memory, KEYS, PLAN))
-    attention, kept = module.attention, module.attention.keys_values(memory)
-    query = attention.query(tokens).reshape(B, T, 3, 4)
-    read = dense(query, kept.key, kept.value, mask, chosen_by_hand(scores, KEYS, PLAN), PLAN)
-    np.testing.assert_allclose(got, attention.out(read.reshape(B, T, width)), atol=1e-5)
+@pytest.mark.parametrize("name", ["segments", "anchors"])
+def test_the_module_equals_its_attention_under_the_equivalent_mask(shake, name):
+    module, mask = shake(sparse(PLAN, 12, 3, 5)), MASKS[name]
+    tokens, kept = normal(B, T, 12), module.keys_values(normal(B, S, 5))
+    query = module.query(tokens).reshape(B, T, 3, 4)
+    there = jnp.ones((B, T), jnp.int32) if mask.query_segment is None else mask.query_segment
+    scores = module.router(query.reshape(B, T, 12), there, kept.key.reshape(B, S, 12), KEYS, PLAN)
+    read = dense(query, kept.key, kept.value, mask, chosen_by_hand(np.asarray(scores), mask, PLAN), PLAN)
+    expected = module.out(read.reshape(B, T, 12))
+    np.testing.assert_allclose(module(tokens, kept, mask)[0], expected, atol=1e-5)
+    looked, weights = module(tokens, kept, mask, probe=jnp.zeros(()))
+    np.testing.assert_allclose(looked, expected, atol=1e-5)
+    np.testing.assert_array_equal((weights > 0).any(axis=1), np.asarray(weights > 0).all(axis=1))
+    assert (weights > 0).sum() < np.broadcast_to(allowed(mask, queries=T, keys=S), (B, T, S)).sum() * 3
+
+
+def test_what_may_not_be_seen_does_not_change_what_is_chosen(shake):
+    """A block of keys that all come later is not chosen, whatever its score: its values change nothing."""
+    plan, anchor = BlockPlan(1, 3, 1), jnp.broadcast_to(jnp.arange(S) // 3, (B, S))
+    module, tokens, memory = shake(sparse(plan, 12, 3, 5)), normal(B, T, 12), normal(B, S, 5)
+    mask = Mask(key_segment=jnp.ones((B, S), jnp.int32), key_anchor=anchor)
+
+    def read(memory):
+        return module(tokens, module.keys_values(memory), mask)[0]
+
+    changed = read(jnp.where((anchor >= 2)[..., None], 100 * normal(B, S, 5), memory))
+    np.testing.assert_array_equal(changed[:, :2], read(memory)[:, :2])
+    assert (np.asarray(changed)[:, 2:] != np.asarray(read(memory))[:, 2:]).any()
 
 
 def test_with_room_for_all_blocks_the_module_is_its_attention(shake):
-    plan = plan_budget(T, S, budget=T * S * 4)
-    module = shake(sparse(plan, 12, 3, 5))
-    tokens, memory, mask = normal(B, T, 12), normal(B, S, 5), MASKS["padding"]
-    expected, _ = module.attention(tokens, module.attention.keys_values(memory), mask)
-    np.testing.assert_allclose(module(tokens, QUERIES, memory, mask), expected, atol=1e-5)
+    module = shake(sparse(BlockPlan(1, 3, 99), 12, 3, 5))
+    tokens, kept, mask = normal(B, T, 12), module.keys_values(normal(B, S, 5)), MASKS["padding"]
+    read, _ = attend(module.query(tokens).reshape(B, T, 3, 4), *kept, mask)
+    np.testing.assert_allclose(module(tokens, kept, mask)[0], module.out(read.reshape(B, T, 12)), atol=1e-5)
 
 
 def test_the_router_of_the_module_gets_a_gradient(shake):
     module = shake(sparse(PLAN, 12, 3, 5))
     tokens, memory, mask = normal(B, T, 12), normal(B, S, 5), MASKS["padding"]
     graph, state = nnx.split(module)
-    gradient = jax.grad(lambda state: jnp.sin(nnx.merge(graph, state)(tokens, QUERIES, memory, mask)).sum())(state)
+
+    def total(state):
+        module = nnx.merge(graph, state)
+        return jnp.sin(module(tokens, module.keys_values(memory), mask)[0]).sum()
+
+    gradient = jax.grad(total)(state)
     assert (gradient.router.query.kernel[...] != 0).any() and (gradient.router.key.kernel[...] != 0).any()
 
 
@@ -211,7 +237,7 @@ def test_the_router_of_the_module_gets_a_gradient(shake):
 @pytest.mark.parametrize("keys", [1, 7, 196, 4096])
 @pytest.mark.parametrize("budget", [1024, 1500])
 def test_plans_stay_within_their_budget_and_use_it(queries, keys, budget):
-    plan = plan_budget(queries, keys, budget=budget)
+    plan = plan_budget(queries, budget=budget).within(keys)
     assert 1 <= plan.keep <= 4 and plan.keep <= -(-keys // plan.key_block)
     assert plan.pairs(queries) <= budget
     dense = plan.keep * plan.key_block >= keys
@@ -220,7 +246,7 @@ def test_plans_stay_within_their_budget_and_use_it(queries, keys, budget):
 
 def test_a_budget_without_a_key_for_each_query_is_refused():
     with pytest.raises(ValueError, match="a budget of 1024 pairs has no key for each of 1025 queries"):
-        plan_budget(1025, 4096)
+        plan_budget(1025)
 
 
 PIXELS, PATCH, TEXT, WIDTH, HEADS = 1024, 16, 64, 128, 4
@@ -233,23 +259,22 @@ def flops(function, *arguments):
 def cost(pixels):
     """FLOPs of dense attention, of attention on the kept blocks, and of the module with its scoring and projections."""
     patches = (pixels // PATCH) ** 2
-    plan = plan_budget(TEXT, patches)
+    plan = plan_budget(TEXT).within(patches)
     query, key = jnp.zeros((1, TEXT, HEADS, WIDTH // HEADS)), jnp.zeros((1, patches, HEADS, WIDTH // HEADS))
-    segment, mask = jnp.ones((1, TEXT), jnp.int32), Mask(key_segment=jnp.ones((1, patches), jnp.int32))
-    route = choose_blocks(
-        jnp.zeros((1, TEXT // plan.query_block, -(-patches // plan.key_block))), mask.key_segment, plan
-    )
+    mask = Mask(key_segment=jnp.ones((1, patches), jnp.int32))
+    scores = jnp.zeros((1, TEXT // plan.query_block, -(-patches // plan.key_block)))
+    route = choose_blocks(scores, visible_blocks(mask, TEXT, patches, plan), plan)
     tokens, memory = jnp.zeros((1, TEXT, WIDTH)), jnp.zeros((1, patches, WIDTH))
     module = sparse(plan, WIDTH, HEADS, WIDTH)
     return (
         flops(lambda query, key: attend(query, key, key, mask)[0], query, key),
         flops(lambda query, key: block_sparse_attention(query, key, key, mask, route, plan), query, key),
-        flops(lambda tokens, memory: module(tokens, segment, memory, mask), tokens, memory),
+        flops(lambda tokens, memory: module(tokens, module.keys_values(memory), mask)[0], tokens, memory),
     )
 
 
 def test_a_large_picture_is_read_for_1024_pairs_and_costs_no_more_than_a_small_one_but_for_scoring():
-    plan = plan_budget(TEXT, (PIXELS // PATCH) ** 2)
+    plan = plan_budget(TEXT)
     assert plan.pairs(TEXT) == 1024
     small, middle, large = cost(PIXELS // 4), cost(PIXELS // 2), cost(PIXELS)
     assert small[1] == middle[1] == large[1]
@@ -260,13 +285,14 @@ def test_a_large_picture_is_read_for_1024_pairs_and_costs_no_more_than_a_small_o
 
 
 def test_the_pairs_that_are_attended_are_counted_by_gradient():
-    plan, patches = plan_budget(TEXT, 256), 256
+    plan, patches = plan_budget(TEXT), 256
     query, key, mask = (
         normal(1, TEXT, 1, 2),
         normal(1, patches, 1, 2),
         Mask(key_segment=jnp.ones((1, patches), jnp.int32)),
     )
-    route = choose_blocks(normal(1, TEXT // plan.query_block, patches // plan.key_block), mask.key_segment, plan)
+    scores = normal(1, TEXT // plan.query_block, patches // plan.key_block)
+    route = choose_blocks(scores, visible_blocks(mask, TEXT, patches, plan), plan)
 
     def read(value):
         return block_sparse_attention(query, key, value, mask, route, plan)[0, :, 0, 0]
