@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from configs import parts, router
 
 STEPS = 2000
+ALONE = 0.4  # share of the examples of which the decoder reads one modality alone: each tower is to learn to see
 # What befalls a modality that is not left as it is, and how often that is none, one or two of the three.
 SWAPPED = {"corruptions": {"swap": 1.0}, "reliable": (0.0, 0.4, 0.6)}
 TESTS = {
@@ -36,6 +37,7 @@ def get_config(which: str = "gated") -> ConfigDict:
     """The experiment: gated, watched or dense."""
     config = router.get_config("dense").unlock()
     config.train.steps = STEPS
+    config.objectives.writing.alone = ALONE
     config.sources.scenes = {**router.SCENES, **SWAPPED, "split": "train"}
     if which != "dense":
         config.model.consensus = parts.consensus(router.MODALITIES, threshold=0.5 if which == "gated" else 1.0)

@@ -29,7 +29,7 @@ from mmfuse.validate_model import check_compared, check_model, require
 ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
     r"(?<!\.decoding)(?<!projection)\.(rows|records|number|length|examples|chunk|tokens|width|single\.depth|heads|"
-    r"key_heads|mlp|blocks|cross_every|embedding|temperature|"
+    r"key_heads|pairs|mlp|blocks|cross_every|embedding|temperature|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|mates|hop|window|bands|samples|image|patch|places|at)$|^log_every$"
 )
 # What evaluators take from their streams.
@@ -204,6 +204,8 @@ def _check_objectives(name, stream, config):
         require(head in config.model, f"{name}: the objective '{objective}' needs model.{head}.")
         absent = sorted(set(needs) - set(given))
         require(not absent, f"{name}: the objective '{objective}' needs {', '.join(absent)}, which the stream lacks.")
+        alone = settings.get("alone", 0.0)
+        require(0 <= alone <= 1, f"objectives.{objective}.alone is {alone}: write a share of the examples, 0 to 1.")
         if settings.kind == "matching":
             check_compared(f"objectives.{objective}", settings.between, config.model.consensus.between)
             few = f"objectives.{objective}.mates is {settings.mates}, and {name} has {stream.rows} rows: write fewer."

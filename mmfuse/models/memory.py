@@ -3,6 +3,7 @@
 The first of a model's two phases, `encode`, makes a memory; heads, decoders and objectives read it.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,8 +57,28 @@ class Memory(NamedTuple):
 
 def keep_evidence(memory: Memory, keep: Bool[Array, ""]) -> Memory:
     """The memory as it is; or, where `keep` is false, as if there were nothing to see or hear: padding alone."""
-    tokens = {name: read._replace(segment=jnp.where(keep, read.segment, 0)) for name, read in memory.tokens.items()}
-    return memory._replace(tokens=tokens)
+    return _padded(memory, dict.fromkeys(memory.tokens, keep))
+
+
+def _padded(memory, stays):
+    """The memory, in which the tokens of these names are padding where they do not stay."""
+    read = {name: memory.tokens[name] for name in stays}
+    read = {name: side._replace(segment=jnp.where(stays[name], side.segment, 0)) for name, side in read.items()}
+    return memory._replace(tokens=memory.tokens | read)
+
+
+def keep_one(memory: Memory, names: Sequence[str], key: Array, share: float) -> Memory:
+    """The memory; in that share of the examples one of the names alone is left, drawn evenly from those that are there.
+
+    What is not named stays.
+    """
+    names = [name for name in names if name in memory.tokens]
+    there = jnp.stack([(memory.tokens[name].segment > 0).any(axis=1) for name in names], axis=1)
+    whether, which = jax.random.split(key)
+    lot = jnp.where(there, jax.random.uniform(which, there.shape), -1)
+    all_stay = jax.random.uniform(whether, (len(there), 1)) >= share
+    stays = all_stay | (lot.argmax(axis=1)[:, None] == jnp.arange(len(names))[None])
+    return _padded(memory, {name: column[:, None] for name, column in zip(names, stays.T)})
 
 
 def valid_values(signal: Signal) -> Num[Array, "B I ..."]:

@@ -2,14 +2,18 @@
 
 Cross-entropy of the next token over the target text, counted where the target has weight: on the answer or the caption,
 not on the prompt before it. Texts that share a row count as they would alone.
+
+Where several modalities tell the same, the decoder learns from the easiest, and the towers of the others learn late.
+Modality dropout helps: of some examples the decoder reads one modality alone.
+References: Neverova et al. 2014 (ModDrop), arXiv 1501.00102; Shi et al. 2022 (AV-HuBERT), arXiv 2201.02184.
 """
 
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from mmfuse.models.memory import Memory
-from mmfuse.models.multimodal import Multimodal
+from mmfuse.models.memory import Memory, keep_one
+from mmfuse.models.multimodal import PREFIX, Multimodal
 from mmfuse.nn.losses.cross_entropy import chunked_cross_entropy
 from mmfuse.objectives.objective import Terms
 from mmfuse.types import Batch, Text
@@ -26,9 +30,14 @@ class Generation:
 
     per_example = True
 
-    def __init__(self, chunk: int):
-        """Args: `chunk` tokens of each row whose logits are in memory at once."""
-        self.chunk = chunk
+    def __init__(self, chunk: int, alone: float = 0.0):
+        """Builds the objective.
+
+        Args:
+          chunk: tokens of each row whose logits are in memory at once.
+          alone: the share of the examples of which the decoder reads one modality alone.
+        """
+        self.chunk, self.alone = chunk, alone
 
     def weight(self, batch: Batch) -> Float[Array, "B"]:
         """The weight of the example's target tokens that are predicted."""
@@ -36,6 +45,8 @@ class Generation:
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
         target = batch.text["target"]
+        if self.alone:
+            memory = keep_one(memory, [name for name in model.single.memories if name != PREFIX], key, self.alone)
         ids, segment = (array.reshape(-1, array.shape[-1]) for array in (target.ids, target.segment))
         out = model.single.decode(model.single.read(ids, segment), memory)
         loss, right = chunked_cross_entropy(out.hidden[:, :-1], ids[:, 1:], model.single.readout, chunk=self.chunk)

@@ -85,6 +85,29 @@ def test_value_weight_and_accuracy_by_hand(model, answers):
     assert terms.weight[1] == 0 and (np.asarray(terms.weight)[[0, 2]] > 0).all()
 
 
+def test_a_decoder_that_reads_one_modality_alone_reads_either(model, answers):
+    """Example 0 has a picture and a sound, example 2 a sound: it reads the same whatever is drawn."""
+
+    def without(*names):
+        masks = {name: answers.signals[name].item_mask.at[0].set(False) for name in names}
+        signals = {name: answers.signals[name]._replace(item_mask=mask) for name, mask in masks.items()}
+        return np.asarray(terms_of(model, answers._replace(signals=answers.signals | signals)).value)
+
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def alone(key):
+        model = nnx.merge(graph, state)
+        return Generation(CHUNK, alone=1.0)(model, model.encode(answers), answers, key).value
+
+    either = [without(name)[0] for name in ("image", "audio")]
+    drawn = np.array([alone(jax.random.key(seed)) for seed in range(12)])
+    nearest = np.abs(drawn[:, :1] - np.array(either)[None])
+    assert (nearest.min(axis=1) < 1e-5).all() and set(nearest.argmin(axis=1)) == {0, 1}
+    assert min(abs(without()[0] - loss) for loss in either) > 1e-3
+    np.testing.assert_allclose(drawn[:, 2], np.broadcast_to(without()[2], 12), atol=1e-5)
+
+
 def test_the_weight_needs_no_model_and_leaves_out_the_first_token(model, answers):
     target = answers.text["target"]
     heavy = with_target(answers, weight=target.weight.at[..., 0].set(100.0))

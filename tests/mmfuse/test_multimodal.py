@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from mmfuse.build import make_model
-from mmfuse.models.memory import join_items, keep_evidence, valid_values
+from mmfuse.models.memory import Memory, join_items, keep_evidence, keep_one, valid_values
 from mmfuse.towers.tower import TowerOutput
 from mmfuse.types import Tokens
 
@@ -144,6 +144,31 @@ def test_a_decoder_that_reads_the_best_tokens_alone_reads_them_where_they_were(m
     assert not nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0))).keep
 
 
+def test_words_that_choose_what_they_read_read_everything_where_there_is_room(model, model_config, batch):
+    def speak(pairs):
+        config = model_config.copy_and_resolve_references()
+        with config.unlocked():
+            config.model.single.pairs = pairs
+        sparse = nnx.jit(lambda: make_model(config, nnx.Rngs(0)))()
+        nnx.update(sparse, nnx.state(model))  # all but the routers of its blocks
+        return _spoken(sparse, batch)
+
+    np.testing.assert_allclose(speak(9999), _spoken(model, batch), atol=1e-5)
+    assert np.abs(speak(16) - _spoken(model, batch)).max() > 1e-3
+
+
+def _spoken(model, batch):
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def speak(state, batch):
+        model, target = nnx.merge(graph, state), batch.text["target"]
+        ids, segment = (array.reshape(-1, array.shape[-1]) for array in (target.ids, target.segment))
+        return model.single.decode(model.single.read(ids, segment), model.encode(batch)).hidden
+
+    return np.asarray(speak(state, batch))
+
+
 def test_items_are_laid_behind_one_another():
     examples, items, places, width = 2, 3, 5, 7
     values = jnp.arange(examples * items * places * width, dtype=jnp.float32).reshape(-1, places, width)
@@ -208,6 +233,30 @@ def test_without_evidence_a_decoder_reads_what_it_would_of_absent_signals(model,
     kept, dropped = decode(state, batch, jnp.array(True)), decode(state, batch, jnp.array(False))
     np.testing.assert_array_equal(dropped, decode(state, absent, jnp.array(True)))
     assert (np.abs(kept - dropped).max(axis=(1, 2)) > 1e-3).all()
+
+
+def test_one_modality_is_kept_evenly_of_those_that_are_there():
+    many, names = 12_000, ("image", "audio", "source")
+    there = {"image": [1, 0, 1], "audio": [1, 1, 0], "source": [1, 1, 0], "prefix": [1, 1, 1]}
+    tokens = {}
+    for name, present in there.items():
+        segment = jnp.tile(jnp.array(present, jnp.int32), many // 3)[:, None] * jnp.array([[1, 1, 0]])
+        zeros = jnp.zeros((*segment.shape, 1))
+        tokens[name] = Tokens(zeros, segment, zeros, segment, segment)
+    memory = Memory(tokens, {}, {}, {}, {})
+    kept = keep_one(memory, (*names, "absent"), jax.random.key(0), 0.25)
+    np.testing.assert_array_equal(kept.tokens["prefix"].segment, tokens["prefix"].segment)
+    stays = np.stack([np.asarray(kept.tokens[name].segment) for name in names], axis=1)
+    was = np.stack([np.asarray(tokens[name].segment) for name in names], axis=1)
+    whole, left = (stays == was).all(axis=(1, 2)), (stays > 0).any(axis=2)
+    assert (stays[~whole] <= was[~whole]).all() and (left[~whole].sum(axis=1) == 1).all()
+    of_all, of_two, of_one = (slice(first, None, 3) for first in range(3))
+    assert whole[of_one].all()
+    np.testing.assert_allclose([1 - whole[of_all].mean(), 1 - whole[of_two].mean()], 0.25, atol=0.02)
+    np.testing.assert_allclose(left[of_all][~whole[of_all]].mean(axis=0), 1 / 3, atol=0.04)
+    np.testing.assert_allclose(left[of_two][~whole[of_two]].mean(axis=0), [0, 0.5, 0.5], atol=0.04)
+    everything = keep_one(memory, names, jax.random.key(1), 0.0)
+    np.testing.assert_array_equal(everything.tokens["image"].segment, tokens["image"].segment)
 
 
 def test_pictures_and_texts_alone_are_embedded_as_in_a_batch(model, batch, encode):

@@ -91,6 +91,8 @@ WRONG = [
     ({"model.towers.image.patch": (5, 5)}, r"model.towers.image.patch=\(5, 5\) does not divide \(64, 64\)"),
     ({"model.single.depth": 0}, "model.single.depth is 0: write a number above 0"),
     ({"model.single.cross_every": 3}, "make it a multiple of cross_every=3"),
+    ({"objectives.answering.alone": 1.5}, "objectives.answering.alone is 1.5: write a share of the examples, 0 to 1"),
+    ({"model.single.pairs": 3}, "model.single.pairs is 3: write length=.*, a pair for each word, or more"),
     ({"model.single.memories": ("image", "video")}, "names 'video', which no tower makes"),
     ({"model.single.memories": ("source",)}, "has none of the signals that the decoder reads: source"),
     ({"model.single.width": 6}, "rotary positions turn pairs, and a head is 3 wide"),
