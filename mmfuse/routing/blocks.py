@@ -108,7 +108,7 @@ def visible_blocks(mask: Mask, queries: int, keys: int, plan: BlockPlan) -> Bool
 def choose_blocks(scores: Float[Array, "B I J"], visible: Bool[Array, "#B I J"], plan: BlockPlan) -> Route:
     """The blocks with the highest scores for each block of queries; what it may not look at only for want of others.
 
-    So what is chosen does not depend on what may not be seen, such as what a later question is about.
+    So what is chosen does not depend on blocks that may not be seen; one that may be in part is scored as a whole.
     """
     _, block = jax.lax.top_k(jnp.where(visible, scores, -jnp.inf), plan.keep)
     gate = straight_through(jnp.ones(block.shape, bool), jnp.take_along_axis(scores, block, axis=2))
