@@ -81,6 +81,7 @@ def router(capacity: dict[str, float], **changes) -> dict:
         "capacity": capacity,
         "dense_steps": 0,  # of training at first, whose towers read every example, some of them dimmed (`gates.Dimmed`)
         "ladder": (0.0, 0.25, 0.5, 1.0),  # shares, of which evaluation takes the lowest that has room
+        "at_most": len(capacity),  # modalities that evaluation reads of an example
         "groups": 1,  # of a batch, each with its own capacity; a multiple of the shards
         "hidden": 16,  # width of the router's networks
         "temperature": {"start": 1.0, "end": 1.0, "steps": 1},  # falls by the same factor each step

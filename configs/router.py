@@ -2,6 +2,7 @@
 
     python main.py --config=configs/router.py --workdir=runs/router                # routed
     python main.py --config=configs/router.py:routed_56 --workdir=runs/routed_56   # towers read 56 % in training
+    python main.py --config=configs/router.py:frugal_56 --workdir=runs/frugal_56   # the same, tested on one at most
     python main.py --config=configs/router.py:dense --workdir=runs/dense           # every tower reads every example
     python main.py --config=configs/router.py:dense_28 --workdir=runs/dense_28     # the same, 28 wide
     python main.py --config=configs/router.py:random_37 --workdir=runs/random      # gates are open by lot
@@ -23,6 +24,11 @@ DESCRIPTION, TARGET, QUESTION, CAPTION = 24, 32, 16, 20  # tokens
 WIDTH, HEADS = 40, 4
 MODALITIES = ("image", "audio", "source")
 STEPS, DENSE_STEPS = 2500, 400
+ROUTED = {
+    "routed": {"gate": "binary_concrete", "at_most": 3},
+    "frugal": {"gate": "binary_concrete", "at_most": 1},
+    "random": {"gate": "random", "at_most": 3},
+}
 # How a modality is spoiled that cannot be relied on: what share of it each kind has, and the level.
 DAMAGE = {
     "darkness": (0.3, 1.0),
@@ -51,10 +57,11 @@ def get_config(which: str = "routed_37") -> ConfigDict:
 
     Args:
       which: dense, or dense_W for another width; routed_N or random_N, where N is the percentage of the examples that
-        each tower reads in training; or some of `MODALITIES`, which alone are read then.
+        each tower reads in training; frugal_N, which is routed_N but for the tests, where one modality at most is
+        read of an example; or some of `MODALITIES`, which alone are read then.
     """
     kind, _, number = which.partition("_")
-    read = MODALITIES if kind in ("dense", "routed", "random") else tuple(which.split(","))
+    read = MODALITIES if kind in ("dense", *ROUTED) else tuple(which.split(","))
     width = int(number) if kind == "dense" and number else WIDTH
     config = ConfigDict()
     config.seed = 0
@@ -85,8 +92,8 @@ def get_config(which: str = "routed_37") -> ConfigDict:
     config.loader = parts.loader()
     config.evaluators = _evaluators(signals, source)
     config.eval = parts.evaluation()
-    if kind in ("routed", "random"):
-        _route(config, int(number) / 100, "random" if kind == "random" else "binary_concrete")
+    if kind in ROUTED:
+        _route(config, int(number) / 100, **ROUTED[kind])
     return config.lock()
 
 
@@ -102,10 +109,10 @@ def _towers(read, width):
     return {name: tower for name, tower in towers.items() if name in read or (name == "text" and "source" in read)}
 
 
-def _route(config, capacity, gate):
+def _route(config, capacity, gate, at_most):
     """A router, the price of reading, and what is measured of both."""
     config.model.router = parts.router(
-        dict.fromkeys(MODALITIES, capacity), gate=gate, groups=1, dense_steps=DENSE_STEPS, open_at_first=0.0
+        dict.fromkeys(MODALITIES, capacity), gate=gate, at_most=at_most, dense_steps=DENSE_STEPS, open_at_first=0.0
     )
     # few numbers: whole on every device, and to be learned sooner than a tower
     config.sharding = parts.sharding((r"router/", ()))

@@ -24,6 +24,7 @@ CONFIGS = {  # by the names of their golden files
     "router": "router",
     "router_dense": "router:dense",
     "router_dense_28": "router:dense_28",
+    "router_frugal": "router:frugal_56",
     "router_random": "router:random_30",
     "router_two": "router:image,audio",
     "router_consensus": "router_consensus",

@@ -6,7 +6,7 @@
 
 The task is what the batch asks of the memory: to be matched with captions, to be spoken of, or both. With the codes of
 presence and task this is the dynamic assignment of modalities to a task; with the probes it also notices what cannot be
-relied on. In evaluation one modality at least is open wherever any is there.
+relied on. In evaluation one modality at least is open wherever any is there, and no more than are wanted.
 """
 
 import math
@@ -61,6 +61,7 @@ class Router(nnx.Module):
         groups: int,
         hidden: int,
         temperature: Mapping[str, float],
+        at_most: int | None = None,
         open_at_first: float = 2.0,
         rngs: nnx.Rngs,
     ):
@@ -75,6 +76,7 @@ class Router(nnx.Module):
           groups: of a batch, in training and in evaluation.
           hidden: width of the networks.
           temperature: arguments of `anneal`; its end holds in evaluation.
+          at_most: modalities that evaluation opens, the likeliest ones; None: as many as there are.
           open_at_first: the logit of all gates before anything is learned.
           rngs: draws the parameters.
         """
@@ -84,7 +86,7 @@ class Router(nnx.Module):
         total = sum(costs[name] for name in probes)
         self.shares = tuple(costs[name] / total for name in probes)
         self.temperature = tuple(temperature[key] for key in ("start", "end", "steps"))
-        self.open_at_first = open_at_first
+        self.at_most, self.open_at_first = at_most or len(probes), open_at_first
         self.reliability = nnx.Dict({name: Reliability(probe, hidden, rngs=rngs) for name, probe in probes.items()})
         number = len(probes)
         self.up = nnx.Linear(2 * number + 2, hidden, rngs=rngs)
@@ -100,7 +102,7 @@ class Router(nnx.Module):
         logits, present = self.logits(batch)
         start, end, steps = self.temperature
         if moment is None:
-            gates = self._always_one(self.gate(logits, present, temperature=end), present)
+            gates = self._within_bounds(self.gate(logits, present, temperature=end), present)
         else:
             temperature = anneal(moment.step, start=start, end=end, steps=steps)
             gates = self.gate(logits, present, temperature=temperature, key=moment.key)
@@ -145,8 +147,9 @@ class Router(nnx.Module):
         value = jnp.where(decision & gates.open, gates.value, straight_through(decision, gates.soft))
         return Gates(decision, value, gates.soft)
 
-    def _always_one(self, gates, present):
-        best = jnp.where(present, gates.soft, -jnp.inf)
-        alone = (best == best.max(axis=1, keepdims=True)) & present & ~gates.open.any(axis=1, keepdims=True)
-        decision = gates.open | alone
-        return Gates(decision, jnp.where(alone, 1.0, gates.value), gates.soft)
+    def _within_bounds(self, gates, present):
+        """Those that are open, the likeliest alone where they are too many; the likeliest where none is."""
+        wanted = jnp.where(gates.open, 1 + gates.soft, jnp.where(present, gates.soft, -jnp.inf))
+        rank = jnp.argsort(jnp.argsort(-wanted, axis=1), axis=1)
+        decision = present & jnp.where(gates.open, rank < self.at_most, rank < 1)
+        return Gates(decision, jnp.where(decision, jnp.where(gates.open, gates.value, 1.0), 0.0), gates.soft)

@@ -75,6 +75,25 @@ def test_evaluation_opens_something_wherever_there_is_anything(routed, batch):
     assert 0 < opened.sum() < existing.sum()  # the experiment is about something
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_evaluation_opens_the_likeliest_of_those_it_would_and_no_more(routed, batch, most):
+    bound = nnx.merge(*nnx.split(routed))
+    bound.router.at_most = most
+    free, few = encode(routed, batch), encode(bound, batch)
+    soft = np.stack([free.gates[name].soft for name in NAMES], axis=1)
+    freely, opened = (np.stack([read.gates[name].open for name in NAMES], axis=1) for read in (free, few))
+    assert (freely.sum(axis=1) > most).any()
+    for row in range(ROWS):
+        expected = sorted(np.flatnonzero(freely[row]), key=lambda index: -soft[row, index])[:most]
+        np.testing.assert_array_equal(np.flatnonzero(opened[row]), np.sort(expected))
+    for index, name in enumerate(NAMES):
+        np.testing.assert_array_equal(few.gates[name].value, opened[:, index])
+        assert (np.asarray(few.tokens[name].segment)[~opened[:, index]] == 0).all()
+    trained = [encode(model, batch, moment=moment()).gates for model in (routed, bound)]
+    for name in NAMES:
+        np.testing.assert_array_equal(trained[0][name].open, trained[1][name].open)
+
+
 def test_an_answer_does_not_depend_on_batch_mates(routed, batch):
     together = encode(routed, batch)
     for row in (0, 5, 11):

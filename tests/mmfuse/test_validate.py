@@ -198,9 +198,13 @@ def test_an_objective_needs_its_head(head):
         ("objectives.matching", {"mates": 16}, "mates is 16, and streams.answers has 16 rows: write fewer"),
         ("objectives.matching", {"mates": 0}, "mates is 0: write a number above 0"),
         ("model", {"consensus": None}, "the objective 'matching' needs model.consensus"),
+        ("model.router", {"at_most": 0}, "router.at_most is 0: write 1 or more"),
+        ("model.router", {"ladder": (0.5, 0.25)}, "write rising shares of which the last is 1.0"),
+        ("model.router", {"capacity": {"image": 1.5}}, "capacity.image is 1.5: write a share above 0"),
+        ("model.router", {"capacity": {}}, "router.capacity is empty: name a modality"),
     ],
 )
-def test_what_is_compared_can_be(room, changes, words):
+def test_what_is_routed_and_compared_can_be(room, changes, words):
     config = small_routed.get_config()
     with config.unlocked(), config.ignore_type():
         node = functools.reduce(getitem, room.split("."), config)
