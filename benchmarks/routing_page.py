@@ -126,7 +126,7 @@ def routing_picture() -> str:
     parts += [middle + "FLOPs of an example, as a share of the dense model's; upwards: share of right answers</text>"]
     for which, dot in sorted(dots.items()):
         x, y = place(*dot)
-        colour = "#0b6" if which.startswith("routed") else "#777"
+        colour = "#0b6" if which.startswith(("routed", "frugal")) else "#777"
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>']
         parts += [f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" font-size="12">{which}</text>']
     return "\n".join([*parts, "</svg>"]) + "\n"

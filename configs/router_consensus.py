@@ -8,7 +8,7 @@ Towers, decoder, optimizer and questions are those of `configs/router.py:dense`.
 of another scene: nothing in it alone gives that away. Answers are to be those of the other two. The model is not told
 which: it learns what matches from batches that it mixes itself. Near misses, of which one attribute of the object is
 another, and all damage that could be seen in a signal alone, are in the tests only.
-docs/routing.md says what is reached.
+docs/consensus.md says what is reached.
 """
 
 from itertools import combinations
