@@ -77,7 +77,8 @@ def _check_router(router, towers):
         lookup(PROBES, name, "modality with a probe")
         _check_reader("model.router.capacity", name, towers)
         require(0 < share <= 1, f"model.router.capacity.{name} is {share}: write a share above 0, 1 at most.")
-    require(router.at_most >= 1, f"model.router.at_most is {router.at_most}: write 1 or more.")
+    at_most = router.get("at_most", 1)  # runs from before there was one have none
+    require(at_most >= 1, f"model.router.at_most is {at_most}: write 1 or more.")
     ladder = tuple(router.ladder)
     require(
         ladder == tuple(sorted(ladder)) and ladder[-1:] == (1.0,),
