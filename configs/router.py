@@ -24,10 +24,10 @@ DESCRIPTION, TARGET, QUESTION, CAPTION = 24, 32, 16, 20  # tokens
 WIDTH, HEADS = 40, 4
 MODALITIES = ("image", "audio", "source")
 STEPS, DENSE_STEPS = 2500, 400
-ROUTED = {
-    "routed": {"gate": "binary_concrete", "at_most": 3},
+ROUTED = {  # settings of the router, by the kind of run
+    "routed": {"gate": "binary_concrete"},
     "frugal": {"gate": "binary_concrete", "at_most": 1},
-    "random": {"gate": "random", "at_most": 3},
+    "random": {"gate": "random"},
 }
 # How a modality is spoiled that cannot be relied on: what share of it each kind has, and the level.
 DAMAGE = {
@@ -93,7 +93,7 @@ def get_config(which: str = "routed_37") -> ConfigDict:
     config.evaluators = _evaluators(signals, source)
     config.eval = parts.evaluation()
     if kind in ROUTED:
-        _route(config, int(number) / 100, **ROUTED[kind])
+        _route(config, int(number) / 100, ROUTED[kind])
     return config.lock()
 
 
@@ -109,10 +109,10 @@ def _towers(read, width):
     return {name: tower for name, tower in towers.items() if name in read or (name == "text" and "source" in read)}
 
 
-def _route(config, capacity, gate, at_most):
+def _route(config, capacity, gates):
     """A router, the price of reading, and what is measured of both."""
     config.model.router = parts.router(
-        dict.fromkeys(MODALITIES, capacity), gate=gate, at_most=at_most, dense_steps=DENSE_STEPS, open_at_first=0.0
+        dict.fromkeys(MODALITIES, capacity), **gates, dense_steps=DENSE_STEPS, open_at_first=0.0
     )
     # few numbers: whole on every device, and to be learned sooner than a tower
     config.sharding = parts.sharding((r"router/", ()))

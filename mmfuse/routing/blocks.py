@@ -126,7 +126,7 @@ def block_sparse_attention(
     """`attend` under the mask, restricted to the blocks of the route; the others are not computed.
 
     Args:
-      mask: with a `key_segment`, and without a bias.
+      mask: with a `key_segment`, and without a bias or pairs.
       route: of `choose_blocks`.
       plan: sizes of the blocks.
 
@@ -202,8 +202,8 @@ def _gate(value, route, plan):
 
 
 def _key_segment(mask):
-    if mask.key_segment is None or mask.bias is not None:
-        raise ValueError("block-sparse attention wants a mask that has key_segment, and no bias")
+    if mask.key_segment is None or mask.bias is not None or mask.pairs is not None:
+        raise ValueError("block-sparse attention wants a mask that has key_segment, and no bias or pairs")
     return mask.key_segment
 
 

@@ -54,6 +54,12 @@ def straight_through(decision: Bool[Array, "*B"], soft: Float[Array, "*B"]) -> F
     return decision.astype(soft.dtype) + (soft - jax.lax.stop_gradient(soft))
 
 
+def among_highest(scores: Float[Array, "B M"], number: int) -> Bool[Array, "B M"]:
+    """Whether each is one of the `number` highest of its row; of equal ones the first."""
+    order = jnp.argsort(scores, axis=-1, descending=True)
+    return jnp.argsort(order, axis=-1) < number
+
+
 @dataclasses.dataclass(frozen=True)
 class Threshold:
     """Open where σ(logit / temperature) > ½; the same with and without a key."""
@@ -106,8 +112,7 @@ class TopK:
         noise = 0.0 if key is None else jax.random.gumbel(key, logits.shape, logits.dtype)
         weight = jnp.where(present, jnp.exp(logits - logits.max(axis=-1, keepdims=True)), 0.0)
         soft = weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1e-30)
-        order = jnp.argsort(jnp.where(present, logits + noise, -jnp.inf), axis=-1, descending=True)
-        decision = (jnp.argsort(order, axis=-1) < self.number) & present  # by rank
+        decision = among_highest(jnp.where(present, logits + noise, -jnp.inf), self.number) & present
         return Gates(decision, straight_through(decision, soft), soft)
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 
 from mmfuse.routing.capacity import choose, on_open, room, taken
 from mmfuse.routing.evidence import Probe
-from mmfuse.routing.gates import Gate, Gates, anneal, straight_through
+from mmfuse.routing.gates import Gate, Gates, among_highest, anneal, straight_through
 from mmfuse.types import Batch, Signal, Text
 
 MATCHED, SPOKEN = ("caption",), ("prompt", "target")  # roles of text
@@ -150,6 +150,6 @@ class Router(nnx.Module):
     def _within_bounds(self, gates, present):
         """Those that are open, the likeliest alone where they are too many; the likeliest where none is."""
         wanted = jnp.where(gates.open, 1 + gates.soft, jnp.where(present, gates.soft, -jnp.inf))
-        rank = jnp.argsort(jnp.argsort(-wanted, axis=1), axis=1)
-        decision = present & jnp.where(gates.open, rank < self.at_most, rank < 1)
+        few, one = among_highest(wanted, self.at_most), among_highest(wanted, 1)
+        decision = present & jnp.where(gates.open, few, one)
         return Gates(decision, jnp.where(decision, jnp.where(gates.open, gates.value, 1.0), 0.0), gates.soft)

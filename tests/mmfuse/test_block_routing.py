@@ -147,7 +147,11 @@ def test_gates_are_exactly_one_whatever_the_scores():
 
 def test_masks_that_are_not_supported_are_refused():
     route = Route(jnp.zeros((B, ROWS, 2), jnp.int32), jnp.ones((B, ROWS, 2)))
-    for mask in (Mask(), Mask(key_segment=KEYS, bias=jnp.zeros((1, 1, T, S)))):
+    several = (
+        Mask(key_segment=KEYS, bias=jnp.zeros((1, 1, T, S))),
+        Mask(key_segment=KEYS, pairs=jnp.ones((1, T, S), bool)),
+    )
+    for mask in (Mask(), *several):
         with pytest.raises(ValueError, match="key_segment, and no bias"):
             block_sparse_attention(QUERY, KEY, VALUE, mask, route, PLAN)
 
