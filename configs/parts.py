@@ -107,7 +107,7 @@ def prefix(**changes) -> dict:
 
 
 def optimizer(learning_rate: float, *, warmup: int, **changes) -> dict:
-    """AdamW; the `(regex, rule)` lists go by the names of parameters, and the first match counts."""
+    """AdamW, or Muon for kernels; the `(regex, rule)` lists go by parameters' names, and the first match counts."""
     return {
         "schedule": "cosine",  # cosine | constant | rsqrt, after a linear warm-up
         "learning_rate": learning_rate,
@@ -119,6 +119,7 @@ def optimizer(learning_rate: float, *, warmup: int, **changes) -> dict:
         "clip": 1.0,  # of the gradient's global norm
         "weight_decay": ((r"(bias|scale|gate|log_scale|logit_bias)$", 0.0), (".*", 0.05)),
         "learning_rate_scale": ((".*", 1.0),),
+        "orthogonal": ((".*", False),),  # true of kernels: Muon, in place of Adam
         "frozen": ((".*", False),),
         **changes,
     }

@@ -16,6 +16,7 @@ def get_config(tars: str = ""):
         stream.rows = 8
     config.streams.answers.text.target.update(number=2, length=32)
     config.optimizer.warmup = 2
+    config.optimizer.orthogonal = ((r"attention/.*kernel$", True), (".*", False))
     config.train.update(steps=12, evaluate_every=6)
     config.checkpoint.update(every=3, keep=2)
     config.log_every = 4

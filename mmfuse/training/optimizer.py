@@ -4,23 +4,35 @@
     m ← b1·m + (1 − b1)·g        v ← b2·v + (1 − b2)·g²
     Δθ = −η(t) · scale · (m̂ / (√v̂ + eps) + decay · θ)    m̂ = m / (1 − b1ⁿ), v̂ = v / (1 − b2ⁿ), n = t + 1
 
-`decay` and `scale` are numbers of each parameter, given by (regex, number) rules. All of it is computed in float32,
-moments included, whatever the dtype of the parameters.
+`decay` and `scale` are numbers of each parameter, given by (regex, number) rules, and so is whether it is *orthogonal*.
+The update of such a kernel, from i inputs to o outputs, goes as far in all directions (Muon), and not furthest where
+most examples pull; its m has b1 = 0.95, and looks ahead (Nesterov):
+
+    Δθ = −η(t) · scale · (0.2 · √max(i, o) · UVᵀ + decay · θ)    UΣVᵀ = m, by five steps of Newton and Schulz
+
+0.2 makes an update as large as Adam's usually are. All of it is computed in float32, moments included, whatever the
+dtype of the parameters.
 
 Frozen parameters are not among the trainable ones and never come here; bad gradients are skipped by the step.
-References: Adam, arXiv 1412.6980; decoupled weight decay, arXiv 1711.05101.
+References: Adam, arXiv 1412.6980; decoupled weight decay, arXiv 1711.05101; Muon, Jordan et al. 2024; its scale, Liu et
+al. 2025, arXiv 2502.16982, equation 4.
 """
 
 import difflib
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from mmfuse.training.rules import match_rules
+from mmfuse.training.rules import match_rules, path_name
 from mmfuse.types import ConfigError
+
+RMS = 0.2  # of the update of an orthogonal kernel: as Adam's are
 
 
 def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
@@ -65,11 +77,11 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict, params: optax.Params, steps: int) -> optax.GradientTransformationExtraArgs:
-    """Returns AdamW with clipping, decay and rates by rules, as the formulas above.
+    """Returns AdamW with clipping, decay and rates by rules, and Muon where rules say so, as the formulas above.
 
     Args:
       config: what `make_schedule` reads, and `b1`, `b2`, `eps`, `clip` (greatest global norm of a gradient),
-        `weight_decay` and `learning_rate_scale` (rules).
+        `weight_decay`, `learning_rate_scale` and `orthogonal` (rules).
       params: the trainable parameters, or their shapes; only the structure is read.
       steps: the number of updates of the whole run.
 
@@ -77,18 +89,52 @@ def make_optimizer(config: ConfigDict, params: optax.Params, steps: int) -> opta
       A transformation that takes, and does not need, further arguments: `update(grads, state, params, aux=…)`.
 
     Raises:
-      ConfigError: from the schedule or the rules.
+      ConfigError: from the schedule or the rules, or because what is to be orthogonal is no kernel.
     """
     decay = match_rules(config.weight_decay, params)
     scale = match_rules(config.learning_rate_scale, params)
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        _direction(config, params),
         optax.stateless(lambda updates, params: jax.tree.map(_decay, updates, params, decay)),
         optax.scale_by_learning_rate(make_schedule(config, steps)),
         optax.stateless(lambda updates, params: jax.tree.map(lambda u, s: u if s == 1 else s * u, updates, scale)),
     )
     return _in_float32(optax.with_extra_args_support(chain))
+
+
+def _direction(config: ConfigDict, params: optax.Params) -> optax.GradientTransformation:
+    """Where an update goes, at a learning rate of 1 and without decay."""
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    orthogonal = match_rules(config.get("orthogonal", ((".*", False),)), params)
+    if not any(jax.tree.leaves(orthogonal)):
+        return adam
+    axes = jax.tree_util.tree_map_with_path(
+        lambda path, leaf, asked: _axes(path_name(path), leaf) if asked else optax.MaskedNode(), params, orthogonal
+    )
+    muon = optax.chain(
+        scale_by_muon(weight_dimension_numbers=lambda _: axes),
+        optax.stateless(lambda updates, _: jax.tree.map(_as_large_as_adams, updates, axes)),
+    )
+    return optax.partition(
+        {"muon": muon, "adam": adam}, jax.tree.map(lambda asked: "muon" if asked else "adam", orthogonal)
+    )
+
+
+def _axes(name: str, kernel: Any) -> MuonDimensionNumbers:
+    """Which axes of a kernel are inputs: of a matrix, of one for each of several layers, of a convolution."""
+    inputs = {2: 0, 3: 1, 4: (0, 1, 2)}.get(kernel.ndim)
+    if inputs is None:
+        raise ConfigError(
+            f"optimizer.orthogonal is true of {name}, whose shape is {kernel.shape}: it is for one matrix, or one for "
+            "each layer, and for convolutions. Put a rule before it that is false of this one."
+        )
+    return MuonDimensionNumbers(inputs, kernel.ndim - 1)
+
+
+def _as_large_as_adams(update: jax.Array, axes: MuonDimensionNumbers) -> jax.Array:
+    inputs, outputs = (np.take(update.shape, axis).prod() for axis in axes)
+    return RMS * math.sqrt(max(inputs, outputs)) * update
 
 
 def _decay(update: jax.Array, param: jax.Array, decay: float) -> jax.Array:

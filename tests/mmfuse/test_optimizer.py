@@ -30,6 +30,7 @@ def config(**changes):
         "clip": 1.0,
         "weight_decay": (("bias$", 0.0), (".*", 0.05)),
         "learning_rate_scale": ((".*", 1.0),),
+        "orthogonal": ((".*", False),),
     }
     return ConfigDict(defaults | changes)
 
@@ -116,6 +117,70 @@ def test_equals_adamw_of_optax_when_all_rules_are_alike():
     with jax.numpy_dtype_promotion("standard"):
         theirs = run(optax.adamw(make_schedule(changes, STEPS), 0.9, 0.98, 1e-3, weight_decay=0.05), params, gradients)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), ours, theirs)
+
+
+def newton_schulz(m):
+    x = m / np.linalg.norm(m)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+def matrices(kernel):
+    """A kernel as matrices (number, inputs, outputs): its layers, or the one that a convolution is."""
+    return kernel if kernel.ndim == 3 else kernel.reshape(1, -1, kernel.shape[-1])
+
+
+KERNELS = {"matrix": (3, 5), "layers": (2, 7, 5), "convolution": (2, 3, 5, 11)}
+ORTHOGONAL = (("bias$", False), (".*", True))
+UNDECAYED = ((".*", 0.0),)
+
+
+def test_orthogonal_updates_by_numpy():
+    """Muon for kernels of any form, and Adam for the bias beside them."""
+    changes = {"schedule": "constant", "warmup": 0, "clip": 1e6}
+    shapes = KERNELS | {"bias": (7,)}
+
+    def draw_all(seed):
+        rng = np.random.default_rng(seed)
+        return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+    params, gradients = draw_all(0), [draw_all(seed) for seed in (1, 2, 3)]
+    history = run(make_optimizer(config(**changes, orthogonal=ORTHOGONAL), params, STEPS), params, gradients)
+    for name, shape in KERNELS.items():
+        theta, m = params[name].astype(np.float64), np.zeros(shape)
+        for n, (gradient, after) in enumerate(zip(gradients, history), 1):
+            m = 0.95 * m + 0.05 * gradient[name]
+            ahead = 0.95 * m / (1 - 0.95 ** (n + 1)) + 0.05 * gradient[name] / (1 - 0.95**n)
+            made = np.stack([newton_schulz(matrix) for matrix in matrices(ahead)])
+            update = 0.2 * math.sqrt(max(made.shape[1:])) * made.reshape(shape)
+            theta = theta - 0.1 * (update + 0.05 * theta)
+            np.testing.assert_allclose(after[name], theta, rtol=1e-4, atol=1e-5, err_msg=name)
+    adam = run(make_optimizer(config(**changes), params, STEPS), params, gradients)
+    for ours, theirs in zip(history, adam):
+        np.testing.assert_allclose(ours["bias"], theirs["bias"], rtol=1e-6)
+        assert np.abs(ours["matrix"] - theirs["matrix"]).max() > 0.05
+
+
+def test_an_orthogonal_update_goes_as_far_in_all_directions():
+    """Singular values of the gradient that differ by a factor of 100 differ by less than 2 in the update."""
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=shape))[0] for shape in ((5, 5), (11, 5)))
+    params = {"kernel": jnp.zeros((5, 11))}
+    changes = config(schedule="constant", warmup=0, weight_decay=UNDECAYED, orthogonal=((".*", True),))
+    optimizer = make_optimizer(changes, params, STEPS)
+    gradient = {"kernel": jnp.asarray(u @ np.diag([1, 0.3, 0.1, 0.03, 0.01]) @ v.T, jnp.float32)}
+    update = np.asarray(jax.jit(optimizer.update)(gradient, optimizer.init(params), params)[0]["kernel"])
+    along = np.diag(u.T @ update @ v) / (-0.1 * 0.2 * math.sqrt(11))
+    assert along.min() > 0.6 and along.max() < 1.2
+    assert np.abs(update).mean() < 0.1 * 0.2  # no larger than Adam's usually are
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 3, 5, 7)])
+def test_what_is_no_kernel_is_not_orthogonal(shape):
+    with pytest.raises(ConfigError, match=r"orthogonal is true of kernel, whose shape is \(.*for one matrix"):
+        make_optimizer(config(weight_decay=UNDECAYED, orthogonal=((".*", True),)), {"kernel": jnp.zeros(shape)}, STEPS)
 
 
 def test_moments_are_float32_and_updates_have_the_dtype_of_their_parameter():
