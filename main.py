@@ -54,6 +54,7 @@ def parse(arguments: list[str]) -> list[str]:
 def main(_: list[str]) -> None:
     """Does what the mode says."""
     gc.freeze()  # what imports made stays; without it, tracing has the collector go over all of it again and again
+    processes.keep_memory()
     absl_logging.set_verbosity(absl_logging.WARNING)  # what libraries have to say
     logging.getLogger("mmfuse").setLevel(logging.INFO)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache" / "mmfuse" / "xla")

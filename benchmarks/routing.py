@@ -32,6 +32,7 @@ from mmfuse.experiment import Experiment, with_all_read
 from mmfuse.results import run_line
 from mmfuse.routing.router import Router
 from mmfuse.routing.routes import Routes
+from mmfuse.training.processes import keep_memory
 from mmfuse.training.sharding import place
 from mmfuse.training.state import TrainState
 from mmfuse.training.workdir import saved_config
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=512, help="that are read at inference")
     parser.add_argument("--sizes", type=int, nargs="+", default=(16, 32, 64), help="of batches at inference")
     options = parser.parse_args()
+    keep_memory()  # as main.py does
     report([Measured(workdir, tuple(options.sizes), options.examples) for workdir in options.workdirs], options.turns)
 
 

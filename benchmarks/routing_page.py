@@ -51,7 +51,7 @@ def measured() -> dict[str, Reached]:
         if not runs:
             continue
         reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
-        reached[phase] = over_seeds(by_seed.values())
+        reached[phase] = over_seeds(by_seed[run["seed"]] for run in runs if run["seed"] in by_seed)
     return by_run
 
 

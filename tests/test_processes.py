@@ -1,8 +1,10 @@
-"""Several processes are one run."""
+"""Several processes are one run, and what a process asks of its machine."""
 
 import json
 import signal
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -43,3 +45,27 @@ def test_two_processes_take_over_from_one_and_route_as_it_would(tmp_path):
         assert opened == pytest.approx([line[f"answers/cost/open/{name}"] for line in expected])
         assert min(opened[:2]) == 1 and max(opened[2:]) < 1
         assert 0 <= json.loads((moved / "summary.json").read_text())[f"gating/open/{name}"] <= 1
+
+
+FAULTS = """
+import resource
+import numpy as np
+from mmfuse.training.processes import keep_memory
+
+def taken():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.ones(2**23)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+anew = taken()
+keep_memory()
+np.ones(2**23)
+print(anew, taken())
+"""
+
+
+def test_memory_that_is_freed_is_not_mapped_anew():
+    output = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
+    anew, kept = map(int, output.split())
+    assert anew > 100 > kept
