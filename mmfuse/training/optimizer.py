@@ -82,7 +82,7 @@ def make_optimizer(config: ConfigDict, params: optax.Params, steps: int) -> opta
     Args:
       config: what `make_schedule` reads, and `b1`, `b2`, `eps`, `clip` (greatest global norm of a gradient),
         `weight_decay`, `learning_rate_scale` and `orthogonal` (rules).
-      params: the trainable parameters, or their shapes; only the structure is read.
+      params: the trainable parameters, or their shapes; their values are not read.
       steps: the number of updates of the whole run.
 
     Returns:
@@ -106,6 +106,7 @@ def make_optimizer(config: ConfigDict, params: optax.Params, steps: int) -> opta
 def _direction(config: ConfigDict, params: optax.Params) -> optax.GradientTransformation:
     """Where an update goes, at a learning rate of 1 and without decay."""
     adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    # runs from before there were such rules have none
     orthogonal = match_rules(config.get("orthogonal", ((".*", False),)), params)
     if not any(jax.tree.leaves(orthogonal)):
         return adam

@@ -1,7 +1,8 @@
 """How do several processes become one run?
 
 Each is started with the same command, on its own machine, and says who is the first. From then on JAX sees the devices
-of all: a mesh spans them, each process reads its own part of the records, the first one writes what is written.
+of all: a mesh spans them, each process reads its own part of the records, the first one writes what is written. Alone
+or not, a process may be asked to stop, and keeps its memory between steps.
 """
 
 import ctypes

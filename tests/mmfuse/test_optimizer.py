@@ -35,9 +35,9 @@ def config(**changes):
     return ConfigDict(defaults | changes)
 
 
-def draw(seed, scale=1.0):
+def draw(seed, scale=1.0, shapes=SHAPES):
     rng = np.random.default_rng(seed)
-    return {name: (scale * rng.normal(size=shape)).astype(np.float32) for name, shape in SHAPES.items()}
+    return {name: (scale * rng.normal(size=shape)).astype(np.float32) for name, shape in shapes.items()}
 
 
 def run(optimizer, params, gradients):
@@ -141,12 +141,7 @@ def test_orthogonal_updates_by_numpy():
     """Muon for kernels of any form, and Adam for the bias beside them."""
     changes = {"schedule": "constant", "warmup": 0, "clip": 1e6}
     shapes = KERNELS | {"bias": (7,)}
-
-    def draw_all(seed):
-        rng = np.random.default_rng(seed)
-        return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-    params, gradients = draw_all(0), [draw_all(seed) for seed in (1, 2, 3)]
+    params, gradients = draw(0, shapes=shapes), [draw(seed, shapes=shapes) for seed in (1, 2, 3)]
     history = run(make_optimizer(config(**changes, orthogonal=ORTHOGONAL), params, STEPS), params, gradients)
     for name, shape in KERNELS.items():
         theta, m = params[name].astype(np.float64), np.zeros(shape)
