@@ -24,7 +24,7 @@ AUGMENT = {
     "image": {"crop": {"scale": (0.6, 1.0)}, "jitter": {"brightness": 0.2, "contrast": 0.2}},
     "audio": {"shift_seconds": 0.1, "gain_db": 6.0},
 }
-PROMPT = 12  # tokens of a prompt: the code of a language
+PROMPT = 24  # tokens of a prompt: the code of a language
 REFERENCES = 20  # captions of a record that a generated one is compared with, at most
 
 

@@ -94,7 +94,7 @@ KINDS: Mapping[str, Kind] = {
     "empty record": Kind("empty record", lambda good: Record(b"", b"", [])),
     "lone surrogate": Kind("lone surrogate", lambda good: good._replace(captions=["\ud800"]), True),
     "cut json": Kind("json does not parse", lambda good: good._replace(sidecar=b'{"captions": ["a'), True),
-    "number for captions": Kind("field of a wrong type", lambda good: good._replace(captions=5), True),
+    "number for captions": Kind("field captions of a wrong type", lambda good: good._replace(captions=5), True),
 }
 
 

@@ -29,6 +29,7 @@ from typing import IO, NamedTuple
 from input_pipeline.prepare.measures import difference_hash, hash64, image_size
 from input_pipeline.prepare.table import format_table
 from input_pipeline.sources.patterns import expand_patterns
+from input_pipeline.sources.tar_index import open_indexes
 from input_pipeline.sources.tar_records import NAME
 from input_pipeline.sources.tar_scan import Member, scan_tar
 from input_pipeline.sources.webdataset import Webdataset
@@ -113,12 +114,13 @@ def filter_shards(
       dropped: where "tar:key", a tab and the reason are written for each record that does not pass.
     Returns:
       The number of records "kept" and of those dropped by each reason, and how many tars were written. A tar is not
-      written if nothing is left for it, or if it is there already.
+      written if nothing is left for it, as of one without records, or if it is there already.
     Raises:
       DataError: two tars of one name, a tar that cannot be read, or a tar in `out` that does not hold what it should.
     """
     _check_names(paths)
     Path(out).mkdir(parents=True, exist_ok=True)
+    paths = [path for path, tar in zip(paths, open_indexes(paths), strict=True) if tar.records]
     repeats, counts, kept = count_texts(paths), Counter(), set()
     written = 0
     for path in paths:

@@ -5,10 +5,8 @@ Sizes and lengths come from headers; hashes find what occurs twice. Whether a si
 """
 
 import hashlib
-import io
 
 import numpy as np
-import soundfile
 from PIL import Image
 
 from input_pipeline.transforms import BadRecord
@@ -58,16 +56,3 @@ def difference_hash(data: bytes) -> int:
     except Exception:  # as in `decode_image`: damaged files make Pillow raise nearly anything
         raise BadRecord("damaged image") from None
     return int.from_bytes(np.packbits(grey[:, :-1] > grey[:, 1:]).tobytes())
-
-
-def audio_seconds(data: bytes) -> float:
-    """Returns the duration in seconds that the header of a sound tells.
-
-    Raises:
-      BadRecord: "damaged audio".
-    """
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            return file.frames / file.samplerate
-    except soundfile.SoundFileError:
-        raise BadRecord("damaged audio") from None

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.prepare.measures import audio_seconds, difference_hash, hash64, image_size
+from input_pipeline.prepare.measures import difference_hash, hash64, image_size
 from input_pipeline.prepare.table import format_table
 from input_pipeline.sources.contract import Source, spread
 from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.tokenizers import Tokenizer
 from input_pipeline.transforms import BadRecord
+from input_pipeline.transforms.audio import audio_seconds
 from input_pipeline.transforms.text import clean_text
 from mmfuse.types import Caption, ConfigError, Example, Rejected
 

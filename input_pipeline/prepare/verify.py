@@ -14,6 +14,7 @@ The manifest is JSON, a function of the tars alone:
         "error": null, or why the tar itself is damaged; the numbers are then of what comes before the damage,
         "records": number of records = "used" + the sum of all "count",
         "used": number of records that can be used,
+        "having": {"image", "audio", "captions" and so on: number of the used records that have it},
         "rejected": {REASON: {"count": number of records, "first": keys of the first ten}},
         "ignored": {WHY: number of members that are no part of a record}}}}
 """
@@ -22,6 +23,7 @@ import argparse
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +41,7 @@ from mmfuse.types import ConfigError, DataError, Example, Rejected
 
 FORMAT = "mmfuse manifest 1"
 FIRST_KEYS = 10
+TEXTS = ("captions", "questions", "description")
 MAX_SECONDS = 60.0  # of one sound; more than a training bucket holds, little enough for any memory
 
 
@@ -50,6 +53,7 @@ class Report(NamedTuple):
     error: str | None = None
     records: int = 0
     used: int = 0
+    having: Mapping[str, int] = {}
     rejected: Mapping[str, dict[str, Any]] = {}
     ignored: Mapping[str, int] = {}
 
@@ -111,14 +115,20 @@ def verify_shard(path: str) -> Report:
     except (DataError, OSError) as error:
         return report._replace(error=report.error or str(error))
     rejected: dict[str, dict[str, Any]] = {}
+    having: Counter[str] = Counter()
     for index in range(len(source)):
-        key, reason = _try_record(source[index])
+        example = source[index]
+        key, reason = _try_record(example)
+        if isinstance(example, Example) and not reason:
+            having.update([*example.signals, *(name for name in TEXTS if getattr(example, name))])
         if reason:
             entry = rejected.setdefault(reason, {"count": 0, "first": []})
             entry["count"] += 1
             entry["first"] += [key.removeprefix(f"{path}:")] if entry["count"] <= FIRST_KEYS else []
     used = len(source) - sum(entry["count"] for entry in rejected.values())
-    return report._replace(records=len(source), used=used, rejected=rejected, ignored=dict(source.ignored))
+    return report._replace(
+        records=len(source), used=used, having=dict(having), rejected=rejected, ignored=dict(source.ignored)
+    )
 
 
 def _try_record(example: Example | Rejected) -> tuple[str, str | None]:
@@ -155,16 +165,20 @@ def hash_file(path: str | Path) -> str:
 
 
 def format_summary(reports: Mapping[str, Report]) -> str:
-    """A table of the tars in which something is wrong, and the sum over all tars."""
+    """A table of the tars in which something is wrong, the sum over all tars, and what there is in all of them."""
     rows = [
         (path, report.records, report.used, "; ".join(report.faults))
         for path, report in reports.items()
         if report.faults
     ]
     records, used = (sum(getattr(report, name) for report in reports.values()) for name in ("records", "used"))
-    ignored = sum(sum(report.ignored.values()) for report in reports.values())
-    total = (f"all {len(reports)} tars", records, used, f"{ignored:,} other members ignored")
-    return format_table([("tar", "records", "used", "what is wrong"), *rows, total])
+    total = (f"all {len(reports)} tars", records, used, "")
+    lines = [format_table([("tar", "records", "used", "what is wrong"), *rows, total])]
+    for title, name in (("used records that have", "having"), ("members that are no part of a record", "ignored")):
+        numbers = sum((Counter(getattr(report, name)) for report in reports.values()), Counter())
+        if numbers:
+            lines.append(f"{title}: " + ", ".join(f"{what} {number:,}" for what, number in sorted(numbers.items())))
+    return "\n".join(lines)
 
 
 def write_manifest(manifest: str | Path, reports: Mapping[str, Report]) -> None:

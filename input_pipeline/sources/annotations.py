@@ -3,7 +3,7 @@
 A record's texts are a `txt` with one caption, a `json`, or both; or the cells of a row of a table. Of the json, or of
 the row, these fields are read, all optional:
 
-    caption       a caption or a list of them, where there is no txt
+    caption       a caption or a list of them, where there is no txt or a blank one
     captions      more captions: texts, or {"text": …, "language": …, "whole": …}; the first may be among them
     language      language code of the captions that do not name their own; "en" if absent
     question, answer    one question with its answer
@@ -45,14 +45,15 @@ def parse_annotations(txt: bytes | None, sidecar: bytes | None) -> Annotations:
       BadRecord: a reason of `parse_json` or of `parse_fields`.
     """
     fields = {} if sidecar is None else parse_json(sidecar)
-    return parse_fields(fields if txt is None else {**fields, "caption": _decode(txt)})
+    caption = "" if txt is None else _decode(txt)
+    return parse_fields({**fields, "caption": caption} if caption.strip() else fields)
 
 
 def parse_fields(fields: Mapping[str, Any]) -> Annotations:
     """Reads the texts of a record from the fields above.
 
     Raises:
-      BadRecord: "field of a wrong type", "text too long", "too many texts", "lone surrogate" (in a language or a kind
+      BadRecord: as `wrong_type` says, "text too long", "too many texts", "lone surrogate" (in a language or a kind
         of question: clean_text minds those in texts).
     """
     language = _label(fields, "language") or "en"
@@ -102,11 +103,16 @@ def _decode(text: bytes) -> str:
         raise BadRecord("text is not UTF-8") from None
 
 
+def wrong_type(field: str) -> str:
+    """The reason that names a field of ours: it holds what it must not, or a label that is too long."""
+    return f"field {field} of a wrong type"
+
+
 def _field(fields: Mapping[str, Any], name: str, *kinds: type) -> Any:
     """The field, or None where it is absent or null."""
     value = fields.get(name)
     if value is not None and not isinstance(value, kinds):
-        raise BadRecord("field of a wrong type")
+        raise BadRecord(wrong_type(name))
     return _short(value) if isinstance(value, str) else value
 
 
@@ -134,14 +140,14 @@ def _label(fields: Mapping[str, Any], name: str) -> str | None:
     if not is_unicode(label):
         raise BadRecord("lone surrogate")
     if len(label) > MAX_LABEL:
-        raise BadRecord("field of a wrong type")
+        raise BadRecord(wrong_type(name))
     return label
 
 
 def _required(fields: Any, name: str) -> str:
     text = _field(fields, name, str) if isinstance(fields, Mapping) else None
     if text is None:
-        raise BadRecord("field of a wrong type")
+        raise BadRecord(wrong_type(name))
     return text
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
-from input_pipeline.sources.cells import as_bytes, check_types, read_cells
+from input_pipeline.sources.cells import check_offsets, check_types, read_cells
 from input_pipeline.sources.files import SIGNALS, file_state, locate
 from input_pipeline.sources.rows import choose_columns, find_columns, read_record, require_unchanged
 from input_pipeline.transforms import BadRecord
@@ -187,7 +187,7 @@ def _read_cells(table: Table, row: int) -> dict[str, Any]:
         number, row = locate(row, opened.ends)
         cells = opened.batches[number].slice(row, 1)
         for column in map(cells.column, table.columns.values()):
-            column.view(as_bytes(column.type)).validate(full=True)  # damaged offsets would lead anywhere in the memory
+            check_offsets(column)  # damaged ones would lead anywhere in the memory
         return read_cells(cells, table.columns)
     except UnicodeDecodeError:
         raise BadRecord("text is not UTF-8") from None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from input_pipeline.names import nearest
-from input_pipeline.sources.annotations import parse_fields
+from input_pipeline.sources.annotations import parse_fields, wrong_type
 from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, file_state
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
@@ -73,9 +73,9 @@ def read_row(fields: Mapping[str, Any], *, key: str, signals: Iterable[str], fol
     """Returns the example of one row, with those of the signals that it has.
 
     Raises:
-      BadRecord: "field of a wrong type", "empty record", or a reason of `read_file`.
+      BadRecord: "field of a wrong type" as `wrong_type` says, "empty record", or a reason of `read_file`.
     """
-    data = {signal: _read_cell(fields.get(signal), folder) for signal in signals}
+    data = {signal: _read_cell(fields, signal, folder) for signal in signals}
     data = {signal: encoded for signal, encoded in data.items() if encoded is not None}
     texts = parse_fields(fields)
     if not data and not any(texts[:3]):
@@ -134,13 +134,14 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
-def _read_cell(cell: Any, folder: str) -> bytes | None:
+def _read_cell(fields: Mapping[str, Any], name: str, folder: str) -> bytes | None:
+    cell = fields.get(name)
     if isinstance(cell, Mapping):
         cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
     if isinstance(cell, str):
         return read_file(folder, cell)
     if cell is not None and not isinstance(cell, bytes):
-        raise BadRecord("field of a wrong type")
+        raise BadRecord(wrong_type(name))
     if cell is not None and len(cell) > MAX_FILE_BYTES:
         raise BadRecord("file too large")
     return cell

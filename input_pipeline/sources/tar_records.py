@@ -58,7 +58,7 @@ def find_records(path: str) -> TarRecords:
     for name, offset, size in members:
         key, kind = _split(name)
         if kind is None:
-            others["other file"] += 1
+            others[_why_other(name)] += 1
             continue
         record = keys.setdefault(key, len(keys))
         if record * len(FILES) == len(sizes):
@@ -71,6 +71,13 @@ def find_records(path: str) -> TarRecords:
         offsets[cell], sizes[cell] = offset, size
     cut = members.cut and members.cut._replace(name=_split(members.cut.name)[0])
     return TarRecords(keys, offsets, sizes, members.ignored + others, cut)
+
+
+def _why_other(name: str) -> str:
+    """Why a regular file is no part of a record: `1.2.jpg` may well have been meant to be one."""
+    file = name.rpartition("/")[2]
+    meant = file.rpartition(".")[2].lower() in EXTENSIONS and not file.startswith(".")
+    return "two dots in the name" if meant else "other file"
 
 
 def _split(name: str) -> tuple[str, str | None]:

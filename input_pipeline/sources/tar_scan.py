@@ -3,7 +3,8 @@
 One pass over the headers of an uncompressed tar (v7, ustar, GNU, pax) gives the name, offset and size of every regular
 file in it. Headers are all that is read: nothing is unpacked, no link is followed, and no name is used as a path.
 
-A tar that ends too early (a copy that broke off, a full disk) is read up to the cut, which is reported.
+A tar that ends too early (a copy that broke off, a full disk) is read up to the cut, which is reported. So is one that
+goes on behind its end (a hole of zeros, two tars in one file).
 Reference: POSIX.1-2017, `pax`; the GNU tar manual, "Basic Tar Format".
 """
 
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from mmfuse.types import DataError
 
 BLOCK = 512
+MAX_PADDING = 1 << 20  # bytes of zeros at the end: more is a hole, as of a copy that broke off
 MAX_EXTENSION = 1 << 16  # bytes of a long name or of pax records: more is damage, not a name
 MAX_EXTENSIONS = 4  # before one member: a long name, a long link, pax records of it and of all
 SPARSE = "GNU.sparse."  # begins the keys of pax records that speak of a sparse file
@@ -111,6 +113,9 @@ def _walk(file: int) -> Iterator[tuple[_Header, int]]:
         if len(block) < BLOCK:
             raise _Unreadable("truncated tar", total)
         if block.count(0) == BLOCK:
+            rest = total - position
+            if rest > MAX_PADDING or os.pread(file, rest, position).strip(b"\0"):
+                raise _Unreadable("damaged tar", position)
             return
         try:
             header = _parse_header(block)

@@ -49,7 +49,10 @@ class Webdataset:
         self.ignored: Counter[str] = Counter()
         for tar in self._tars:
             self.ignored.update(tar.ignored)
-        logger.info("%d records in %d tars; ignored members: %s", len(self), len(paths), dict(self.ignored))
+        logger.info("%d records in %d tars", len(self), len(paths))
+        left = {why: number for why, number in self.ignored.items() if why != "directory"}
+        if left:
+            logger.warning("files in %s that are no part of a record: %s", shards, left)
         if not len(self):
             raise DataError(f"no records in {', '.join(paths[:3])} (tars: {len(paths)}): ignored {dict(self.ignored)}.")
 

@@ -39,6 +39,7 @@ SLIGHT = 1.5
 FORMATS = ("JPEG", "PNG", "WEBP")
 ORIENTATION = 0x0112  # the EXIF tag
 JPEG, EXIF = b"\xff\xd8\xff", b"\xe1"  # how a JPEG begins, and its part that has EXIF data
+PNG = b"\x89PNG"
 
 # How an image is brought upright, by its EXIF orientation; 1 is upright.
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -103,7 +104,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadRecord("too many pixels") from None
     except Image.UnidentifiedImageError:
-        raise BadRecord("not JPEG, PNG or WEBP") from None
+        known = data.startswith((JPEG, PNG)) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
+        raise BadRecord("damaged image" if known else "not JPEG, PNG or WEBP") from None
     except Exception:  # see decode_image
         raise BadRecord("damaged image") from None
     if image.width * image.height > (min(max_pixels, MAX_WEBP_PIXELS) if image.format == "WEBP" else max_pixels):
@@ -158,7 +160,7 @@ def _sound_jpeg(data: bytes, height: int, width: int) -> UInt8[np.ndarray, "h w 
 
 def _check_parts(data: bytes) -> None:
     """Refuses a file that would keep the decoder busy with parts and not with pixels."""
-    if data.startswith(b"\x89PNG"):
+    if data.startswith(PNG):
         many = len([*itertools.islice(_png_parts(data), MAX_PARTS + 1)]) > MAX_PARTS
     else:
         many = data.startswith(b"\xff\xd8") and _many_jpeg_parts(data)

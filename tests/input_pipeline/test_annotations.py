@@ -33,7 +33,7 @@ def test_a_caption_may_be_a_list():
         map(Caption, ("one", "two", "three"))
     )
     assert parse(b"txt", caption=["one", "two"]).captions == (Caption("txt"),)
-    with pytest.raises(BadRecord, match="field of a wrong type"):
+    with pytest.raises(BadRecord, match="field text of a wrong type"):
         parse(caption=["one", 2])
 
 
@@ -72,17 +72,17 @@ def test_fields_of_img2dataset_say_nothing_more():
         (b"[" * 100_000, "json does not parse"),
         (b'{"caption": ' + b"9" * 5000 + b"}", "json does not parse"),
         (b"[]", "json is not an object"),
-        (b'{"caption": 5}', "field of a wrong type"),
-        (b'{"captions": "one"}', "field of a wrong type"),
-        (b'{"captions": [5]}', "field of a wrong type"),
-        (b'{"captions": [{"language": "de"}]}', "field of a wrong type"),
-        (b'{"captions": [{"text": "a", "whole": 1}]}', "field of a wrong type"),
-        (b'{"question": "is it?"}', "field of a wrong type"),
-        (b'{"questions": [null]}', "field of a wrong type"),
-        (b'{"description": ["a"]}', "field of a wrong type"),
+        (b'{"caption": 5}', "field caption of a wrong type"),
+        (b'{"captions": "one"}', "field captions of a wrong type"),
+        (b'{"captions": [5]}', "field text of a wrong type"),
+        (b'{"captions": [{"language": "de"}]}', "field text of a wrong type"),
+        (b'{"captions": [{"text": "a", "whole": 1}]}', "field whole of a wrong type"),
+        (b'{"question": "is it?"}', "field answer of a wrong type"),
+        (b'{"questions": [null]}', "field question of a wrong type"),
+        (b'{"description": ["a"]}', "field description of a wrong type"),
         (b'{"caption": "a", "language": "\\ud800"}', "lone surrogate"),
         (b'{"questions": [{"question": "q", "answer": "a", "kind": "\\ud800"}]}', "lone surrogate"),
-        (b'{"captions": [{"text": "a", "language": "' + b"d" * 65 + b'"}]}', "field of a wrong type"),
+        (b'{"captions": [{"text": "a", "language": "' + b"d" * 65 + b'"}]}', "field language of a wrong type"),
         (b'{"captions": [' + b'"",' * 10_000 + b'""]}', "too many texts"),
         (b'{"questions": [' + b"0," * 10_000 + b"0]}", "too many texts"),
         (b'{"caption": "' + b"a" * (1 << 20) + b'"}', "text too long"),
@@ -109,8 +109,13 @@ def test_a_concept_is_a_text_or_a_number():
     assert parse(concept="1F600").concept == "1F600"
     assert parse(concept=0).concept == "0"
     assert parse(caption="a").concept is None
-    with pytest.raises(BadRecord, match="field of a wrong type"):
+    with pytest.raises(BadRecord, match="field concept of a wrong type"):
         parse(concept=["a"])
+
+
+def test_a_blank_txt_hides_no_caption_of_the_json():
+    assert parse(b" \n", caption="of the json").captions == (Caption("of the json"),)
+    assert parse(b"of the txt", caption="of the json").captions == (Caption("of the txt"),)
 
 
 def test_txt_that_is_not_utf8():

@@ -117,8 +117,26 @@ def test_offsets_that_lead_astray_are_not_followed(tmp_path):
     assert content.count(ends.tobytes()) == 1
     path.write_bytes(content.replace(ends.tobytes(), np.array([101, 203, 2**31 - 1], np.int32).tobytes()))
     source = Arrow(folder, columns={"concept": "label"})
-    assert [source[row] for row in range(3)] == [Rejected("damaged arrow", f"{path}:{row}") for row in range(3)]
-    assert source[3] == example(f"{path}:3", 3)
+    assert source[2] == Rejected("damaged arrow", f"{path}:2")
+    assert [source[row] for row in (0, 1, 3)] == [example(f"{path}:{row}", row) for row in (0, 1, 3)]
+
+
+def test_a_struct_with_a_field_that_is_always_null_is_read(tmp_path):
+    """As `datasets` writes pictures that came as bytes without a name."""
+    folder = tmp_path / "set"
+    write(folder, [0])
+    rows = pa.RecordBatch.from_pylist(
+        [
+            {"image": {"bytes": b"%d" % row, "path": None}, "captions": [{"text": "t", "language": None}]}
+            for row in range(3)
+        ]
+    )
+    path = folder / "data-00000-of-00001.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, rows.schema) as stream:
+        stream.write_batch(rows)
+    source = Arrow(str(folder))
+    assert [source[row].signals for row in range(3)] == [{"image": b"%d" % row} for row in range(3)]
+    assert [source[row].captions[0].text for row in range(3)] == ["t"] * 3
 
 
 def test_a_file_that_changed_is_not_touched(tmp_path):

@@ -1,6 +1,7 @@
 """Does every sound file become the same waveform, and do bad ones become reasons?"""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from input_pipeline.transforms import BadRecord
-from input_pipeline.transforms.audio import decode_audio, fit_audio
+from input_pipeline.transforms.audio import audio_seconds, decode_audio, fit_audio
 from mmfuse.types import AUDIO_RATE
 
 
@@ -133,6 +134,48 @@ def test_a_cut_sound_is_no_shorter_sound(file_format, subtype):
 def test_an_ogg_without_its_last_page_is_truncated():
     data = encode(np.random.default_rng(0).uniform(-0.5, 0.5, 30_000), AUDIO_RATE, "OGG", "VORBIS")
     assert reason_of(data[: data.rfind(b"OggS")]) == "truncated audio"
+
+
+def pages(data):
+    """Where the pages of an Ogg begin and end."""
+    starts = [match.start() for match in re.finditer(b"OggS", data)]
+    return list(zip(starts, [*starts[1:], len(data)], strict=True))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_bit_that_turned_in_any_page_of_an_ogg_is_noticed(subtype):
+    """libsndfile leaves out what stood in the page, and hands out memory that nobody filled."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (47_000, 2)).astype(np.float32)
+    data = encode(noise, 48_000, "OGG", subtype)
+    assert len(decode_audio(data, max_seconds=9.0)) == pytest.approx(15_667, abs=1)
+    assert len(pages(data)) > 4
+    for start, end in pages(data):
+        damaged = bytearray(data)
+        damaged[(start + end) // 2] ^= 4
+        assert reason_of(bytes(damaged)) == "damaged audio"
+    first_lost = data[: pages(data)[2][0]] + data[pages(data)[2][0] + 1 :]
+    assert reason_of(first_lost) == "damaged audio"
+
+
+def test_what_follows_the_last_page_of_an_ogg_may_be_anything():
+    data = encode(tone(), AUDIO_RATE, "OGG", "VORBIS")
+    whole = decode_audio(data, max_seconds=9.0)
+    np.testing.assert_array_equal(decode_audio(data + b"TAG" * 50, max_seconds=9.0), whole)
+
+
+def test_a_sound_that_ends_before_its_header_says_is_damaged(monkeypatch):
+    original = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, n, **more: original(self, n, **more)[: n - 1])
+    assert reason_of(encode(tone())) == "damaged audio"
+
+
+def test_a_flac_from_a_pipe_does_not_know_its_length():
+    data = bytearray(encode(tone(), AUDIO_RATE, "FLAC", "PCM_16"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)  # how many samples there are, 36 bits
+    assert reason_of(bytes(data)) == reason_of(bytes(data), 0.1) == "audio of unknown length"
+    with pytest.raises(BadRecord, match="audio of unknown length"):
+        audio_seconds(bytes(data))
 
 
 def test_a_flac_that_promises_more_than_it_holds_is_truncated():

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from input_pipeline.sources import cells
-from input_pipeline.sources.cells import as_bytes, check_types, read_cells
+from input_pipeline.sources.cells import check_offsets, check_types, read_cells
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError
 
@@ -47,6 +47,14 @@ BAD = {
 }
 
 
+def _in_a_struct(array):
+    return pa.StructArray.from_arrays([pa.nulls(len(array)), array], ["none", "text"])
+
+
+def _in_a_list(array):
+    return pa.ListArray.from_arrays(pa.array(range(len(array) + 1), pa.int32()), _in_a_struct(array))
+
+
 def read(array, row=0, field="caption"):
     table = pa.table({"column": array})
     check_types(table.schema, {field: "column"}, "t")
@@ -60,11 +68,30 @@ def test_values_come_back(name):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_text_as_bytes_has_the_same_layout(name):
+def test_offsets_of_what_is_whole_are_good_in_any_row(name):
     kind, value = GOOD[name]
-    array = pa.array([value, None], kind)
-    array.view(as_bytes(kind)).validate(full=True)
-    assert "string" not in str(as_bytes(kind))
+    array = pa.array([value, None, value], kind)
+    for row in range(3):
+        check_offsets(array.slice(row, 1))
+
+
+@pytest.mark.parametrize(
+    "value", [{"bytes": b"ab", "path": None}, [{"text": "a", "language": None}], [None], None, {"path": [None, None]}]
+)
+def test_nulls_without_a_type_are_whole(value):
+    array = pa.array([value] * 3)
+    for row in range(3):
+        check_offsets(array.slice(row, 1))
+
+
+@pytest.mark.parametrize("wrap", [lambda array: array, _in_a_struct, _in_a_list], ids=["plain", "struct", "list"])
+def test_offsets_that_lead_beyond_the_data_are_noticed_and_those_of_neighbours_are_not(wrap):
+    offsets = pa.py_buffer(np.array([0, 2, 10**6, 6], np.int32))
+    array = wrap(pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"\xff\xffbbcc")]))
+    check_offsets(array.slice(0, 1))  # bytes that are no text are for who reads them
+    for row in (1, 2):
+        with pytest.raises(pa.ArrowInvalid):
+            check_offsets(array.slice(row, 1))
 
 
 @pytest.mark.parametrize("name", BAD)

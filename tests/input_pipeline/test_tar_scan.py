@@ -272,3 +272,19 @@ def test_compressed_tars_are_named(tmp_path, method, compress):
 def test_what_is_no_tar_is_named(tmp_path, data):
     with pytest.raises(DataError, match=r"x\.tar is no tar"):
         scan_bytes(tmp_path, data)
+
+
+def test_zeros_before_the_end_are_damage(tmp_path):
+    """A hole that a copy left, and a tar behind a tar: what follows is never lost in silence."""
+    files = [(f"{number}.txt", b"text" * 300) for number in range(8)]
+    whole = tar_bytes(tmp_path, files)
+    third = scan_bytes(tmp_path, whole).members[3].offset - BLOCK
+    for damaged in (
+        whole[:third] + bytes(8 * BLOCK) + whole[third + 8 * BLOCK :],
+        whole[:third] + bytes((1 << 20) + BLOCK),
+        whole[:third] + bytes(2 * BLOCK) + whole,
+    ):
+        found = scan_bytes(tmp_path, damaged)
+        assert [member.name for member in found.members] == ["0.txt", "1.txt", "2.txt"]
+        assert found.cut == ("damaged tar", "2.txt", third)
+    assert scan_bytes(tmp_path, whole + bytes(1 << 19)).cut is None

@@ -161,7 +161,16 @@ def test_what_belongs_to_no_record_is_counted(tmp_path):
     source = Webdataset(write_tar(tmp_path / "x.tar", files))
     (example,) = every(source)
     assert example.key.endswith("x.tar:a.b/c") and example.signals == {"image": b"1"}
-    assert source.ignored == {"other file": 3, "second file of a kind": 1}
+    assert source.ignored == {"other file": 2, "two dots in the name": 1, "second file of a kind": 1}
+
+
+def test_files_that_are_no_part_of_a_record_are_said(tmp_path, caplog):
+    files = [("a.jpg", b"1"), ("2021.05.jpg", b"2"), ("b.bmp", b"3")]
+    Webdataset(write_tar(tmp_path / "x.tar", files))
+    assert "no part of a record: {'two dots in the name': 1, 'other file': 1}" in caplog.text
+    caplog.clear()
+    Webdataset(write_tar(tmp_path / "y.tar", files[:1]))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize("extension", ["jpg", "jpeg", "png", "webp", "WebP", "wav", "flac", "ogg"])

@@ -189,3 +189,10 @@ def test_a_cut_record_is_dropped(tmp_path):
     counts, _ = filter_shards([str(path)], tmp_path / "out", RECIPES["coyo"])
     assert counts == {"kept": 1, "truncated tar": 1}
     assert sorted(read(tmp_path / "out" / "x.tar")) == ["a.jpg", "a.txt"]
+
+
+def test_a_tar_without_records_is_passed_over(tmp_path):
+    empty = write_tar(tmp_path / "empty.tar", [])
+    full = write_tar(tmp_path / "full.tar", [("a.jpg", IMAGE), ("a.txt", TEXT)])
+    counts, written = filter_shards([empty, full], tmp_path / "out", RECIPES["coyo"])
+    assert counts.total() == 1 and written == counts["kept"] and not (tmp_path / "out" / "empty.tar").exists()

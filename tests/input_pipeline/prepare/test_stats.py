@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from input_pipeline.prepare.__main__ import main
-from input_pipeline.prepare.measures import audio_seconds, difference_hash, hash64, image_size
+from input_pipeline.prepare.measures import difference_hash, hash64, image_size
 from input_pipeline.prepare.shards import encode_flac, encode_image
 from input_pipeline.prepare.stats import measure_source
 from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.transforms import BadRecord
+from input_pipeline.transforms.audio import audio_seconds
 from tests.input_pipeline.test_tar_scan import write_tar
 
 KINDS = ("jpg", "png", "webp")

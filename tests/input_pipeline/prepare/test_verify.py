@@ -56,6 +56,7 @@ def test_every_reason_with_its_keys(mixed):
     assert counts == dict.fromkeys(BAD, 1) | {"damaged image": 14}
     assert (report.records, report.used) == (2 + len(BAD) + 13, 2)
     assert report.ignored == {"other file": 1} and report.error is None
+    assert report.having == {"image": 1, "captions": 1, "audio": 1}
     with open(mixed, "rb") as file:
         content = file.read()
     assert (report.bytes, report.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -73,7 +74,9 @@ def test_good_tars(tmp_path, capsys):
         ("y.tar", 2, 2),
         ("z.tar", 2, 2),
     ]
-    assert "all 3 tars        6     6  0 other members ignored" in capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.splitlines()
+    assert "all 3 tars        6     6" in [line.rstrip() for line in printed]
+    assert "used records that have: captions 6, image 6" in printed
     main(["verify", f"--manifest={manifests[0]}"])
 
 
