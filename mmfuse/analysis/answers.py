@@ -25,6 +25,7 @@ from mmfuse.analysis import pictures
 from mmfuse.analysis.pointing import Box, Pointed, point, score
 from mmfuse.analysis.reading import Reading
 from mmfuse.evaluators.answering import one_spaced
+from mmfuse.evaluators.damage import damage_of
 from mmfuse.inference.generate import Generated
 from mmfuse.types import EOS, MODALITIES, PAD, Caption, Example, Question, Rejected
 
@@ -59,7 +60,7 @@ def show_answers(
             for played, pointed in zip(games, _play(read, row, place, text["boxes"])):
                 played.append(pointed)
         gates = {
-            name: {"open": bool(opened[row]), "probability": float(soft[row])}
+            name: {"open": bool(opened[row]), "probability": float(np.nan_to_num(soft[row]))}
             for name, (opened, soft) in read.decided.items()
         }
         memories = _memories(loaded, read, row)
@@ -75,9 +76,10 @@ def show_answers(
 
 
 def true_boxes(piece: Piece, example: Example) -> list[Box]:
-    """Where the things stand that a question is about, as far as the record knows."""
+    """Where the things stand that a question is about, if the record knows: not in a picture of another scene."""
     objects, image = example.truth.get("objects", ()), example.signals.get("image")
-    if not isinstance(piece, Question) or not isinstance(image, np.ndarray):
+    other = damage_of(example, "image")[0] in ("swap", "alter")
+    if other or not isinstance(piece, Question) or not isinstance(image, np.ndarray):
         return []
     height, width = image.shape[:2]
     boxes = [objects[index].box for index in piece.about]

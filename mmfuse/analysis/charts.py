@@ -92,6 +92,8 @@ def run_class(index: int) -> str:
 
 
 def _line(series, place, colour):
+    if not series:
+        return
     if len(series) == 1:
         yield tag("circle", cx=place.x(series[0][0]), cy=place.y(series[0][1]), r=3, class_=f"dot {colour}")
         return

@@ -1,7 +1,7 @@
 """How do gates behave as what they guard gets worse?
 
-A chart for each modality and kind of corruption, out of the numbers of the evaluator `gating`: the share of open gates
-and the mean probability of being open, from what is clean (0) to the worst level, as the evaluator counts them.
+A chart for each evaluator of gates, modality and kind of corruption: the share of open gates and the mean probability
+of being open, from what is clean (0) to the worst level, as the evaluator counts them.
 """
 
 import re
@@ -21,7 +21,7 @@ def gate_charts(summary: Mapping[str, int | float]) -> Html:
         found = NUMBER.fullmatch(name)
         if found:
             evaluator, line, modality, kind, level = found.groups()
-            lines = charts.setdefault(f"{modality}: {kind.replace('_', ' ')}", {})
+            lines = charts.setdefault(f"{evaluator}, {modality}: {kind.replace('_', ' ')}", {})
             clean = summary.get(f"{evaluator}/{line}/{modality}/clean")
             begin = [] if clean is None else [(0, clean)]
             lines.setdefault(LINES[line], begin).append((int(level), value))

@@ -46,9 +46,10 @@ def damage_of_all(example: Example) -> Damage:
 def parts_by_damage(befallen: Iterable[Damage]) -> Iterator[tuple[str, Bool[np.ndarray, "n"]]]:
     """Names of parts of n examples, all of them first, and which they are; level 1 to `LEVELS`."""
     kinds, levels = (np.array(column) for column in zip(*befallen))
+    clean = kinds == ""
     yield "", np.ones(len(kinds), bool)
-    if not (kinds == "").all():
-        yield "/clean", kinds == ""
+    if clean.any() and not clean.all():
+        yield "/clean", clean
     bins = np.ceil(levels * LEVELS).clip(1)
     for kind in sorted(set(kinds) - {""}):
         for level in sorted(set(bins[kinds == kind])):

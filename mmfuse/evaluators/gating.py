@@ -45,6 +45,8 @@ class Gating:
         opened, soft, there, befallen = self._collect(state)
         numbers = {"cost": float(sum(costs[name] * opened[name].mean() for name in opened))}
         for name in opened:
+            if not there[name].any():
+                continue
             mine, of = [column[there[name]] for column in (opened[name], soft[name])], befallen[name][there[name]]
             numbers |= shares_by_damage(name, *mine, ((kind, level) for kind, level in of))
             numbers |= self._health(name, *mine, np.array([kind == "" for kind, _ in of]))

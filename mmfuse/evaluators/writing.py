@@ -81,8 +81,9 @@ class Writing:
         """Yields what the model wrote for each prompt of this kind."""
         for loaded, ((ids, blind), (log_prob, _)) in self.sweep(state):
             for row, (example, pieces) in enumerate(zip(loaded.examples, loaded.pieces)):
-                prompts = [piece for piece in pieces.get("prompt", ()) if isinstance(piece, kind)]
-                for place, prompt in enumerate(prompts):
+                for place, prompt in enumerate(pieces.get("prompt", ())):
+                    if not isinstance(prompt, kind):
+                        continue
                     assert example is not None, "a row with texts has a record"
                     yield Written(
                         example,

@@ -65,8 +65,8 @@ def join(coordinator: str | None, number: int | None, index: int | None) -> None
 def keep_memory() -> None:
     """Has the C library keep what is freed, where it is glibc.
 
-    On a CPU each step takes the same large buffers; to map them anew every time, page by page, is a fifth of the time
-    of a small model's step.
+    On a CPU each step takes the same large buffers; to map them anew every time, page by page, is a good part of the
+    time of a small model's step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,5 +1,9 @@
 """Are answers counted right, over all questions, by type and blind? The model answers what it is told."""
 
+from types import SimpleNamespace
+from typing import cast
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,8 +11,10 @@ from input_pipeline.streams import Recipe, evaluation_stream
 from input_pipeline.texts import TextSpec
 from mmfuse.evaluators.answering import Answering, chance, majority
 from mmfuse.evaluators.question_only import QuestionOnly
+from mmfuse.evaluators.writing import Writing
 from mmfuse.training.sharding import make_mesh
-from mmfuse.types import Example, Question, Rejected
+from mmfuse.training.state import TrainState
+from mmfuse.types import Caption, Example, Question, Rejected
 from tests import told
 
 PROMPT = "how many circles?"
@@ -155,3 +161,20 @@ def test_a_stream_without_questions_has_no_accuracy(tokenizer):
     evaluator = make_evaluator(Nothing(), tokenizer, workers=0)
     assert evaluator(told.state_that_writes("two", tokenizer, after=PROMPT)) == {"questions": 0, "rejected": 2}
     assert evaluator.results == []
+
+
+def test_each_prompt_has_what_was_written_for_it(tokenizer):
+    """Also where other pieces stand between the questions."""
+    words = [np.array(tokenizer.encode(text)[:1]) for text in ("red", "two", "circle")]
+    ids = np.stack([np.pad(one, (0, 4 - len(one))) for one in words])[None]
+    pieces = {"prompt": (Question("q", "a", "count"), Caption("c"), Question("r", "b", "colour"))}
+    loaded = SimpleNamespace(examples=[Example("0", "0", {})], pieces=[pieces])
+    log_prob = np.array([[[-1.0], [-2.0], [-3.0]]])
+    writer = SimpleNamespace(tokenizer=tokenizer, sweep=lambda _: [(loaded, ((ids, ids[:, ::-1]), (log_prob, None)))])
+    state = TrainState({}, {}, {}, {}, jnp.int32(0), jnp.int32(0))
+    found = [*Writing.written(cast(Writing, writer), state, Question)]
+    said = [tokenizer.decode(row) for row in ids[0]]
+    assert [(one.prompt.text, one.text, one.log_probability, one.blind) for one in found] == [
+        ("q", said[0], -1, said[2]),
+        ("r", said[2], -3, said[0]),
+    ]

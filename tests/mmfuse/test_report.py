@@ -195,7 +195,10 @@ def test_gates_are_drawn_from_clean_to_the_worst():
     other = {"gating/open/audio/noise/5": 0.25, "gating/soft/image": 0.5, "gating/soft/audio/clean": 1.0}
     chart = Page(gate_charts(levels | other))
     (figure,) = chart.find("figure")
-    assert figure[1].startswith("audio: noise") and "over levels of damage" in chart.find("svg")[0][0]["aria-label"]
+    assert (
+        figure[1].startswith("gating, audio: noise")
+        and "over levels of damage" in chart.find("svg")[0][0]["aria-label"]
+    )
     (soft,) = chart.find("polyline", class_="raw run1")
     places = [tuple(map(float, pair.split(","))) for pair in soft[0]["points"].split()]
     assert [round((x - 46) / 262, 2) for x, _ in places] == [0.0, 0.2, 0.6, 1.0]
