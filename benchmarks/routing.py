@@ -116,12 +116,15 @@ def first_examples(stream: Any, number: int) -> Batch:
 
 
 def unrolled(config: ConfigDict) -> ConfigDict:
-    """The config with layers that the compiler counts one by one."""
+    """The config without loops, whose body the compiler counts once: over layers, and over chunks of a text."""
     changed = config.copy_and_resolve_references()
     with changed.unlocked():
         for stack in (*changed.model.towers.values(), changed.model.single):
             if stack.get("kind") != "convnet":
                 stack.unroll = True
+        for objective in changed.objectives.values():
+            if objective.kind == "generation":
+                objective.chunk = changed.model.single.length
     return changed
 
 
@@ -172,8 +175,8 @@ def report(runs: list[Measured], turns: int) -> None:
                 "routing",
                 command=f"python -m benchmarks.routing {Path(runs[0].workdir).name} {Path(run.workdir).name}",
                 seed=run.line["seed"],
-                numbers={"phase": phase, "run": run.line["command"], "turns": turns, **numbers, **shares}
-                | {"router_parameters": router_parameters(run)},
+                numbers={"phase": phase, "run": run.line["command"], "run_git": run.line["git"], "turns": turns}
+                | {**numbers, **shares, "router_parameters": router_parameters(run)},
             )
 
 

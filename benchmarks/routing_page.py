@@ -37,21 +37,22 @@ def routing_page() -> str:
 def measured() -> dict[str, Reached]:
     """Which run → phase (train, inference, and `run` for its summary) → number → over seeds, the newest of each.
 
-    Runs that took other steps than the dense one are of an experiment before this one.
+    Runs that took other steps than the last dense one are of an experiment before this one. What a run costs was
+    measured on a run of the same commit, where its line says of which.
     """
-    newest: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    newest: dict[tuple[str, str], dict[tuple[int, str | None], Mapping[str, Any]]] = {}
     for line in read("routing"):
         found = WHICH.search(line["run"])
         if found:
-            newest.setdefault((found[1], line["phase"]), {})[line["seed"]] = line
+            newest.setdefault((found[1], line["phase"]), {})[line["seed"], line.get("run_git")] = line
     by_run: dict[str, Reached] = {}
-    steps = {run["steps"] for run in newest_of_each_seed(_runs(DENSE))}
-    for (which, phase), by_seed in newest.items():
-        runs = [run for run in newest_of_each_seed(_runs(which)) if run["steps"] in steps]
-        if not runs:
-            continue
-        reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
-        reached[phase] = over_seeds(by_seed[run["seed"]] for run in runs if run["seed"] in by_seed)
+    for (which, phase), costs in newest.items():
+        runs = newest_of_each_seed([run for run in _runs(which) if run["steps"] == _runs(DENSE)[-1]["steps"]])
+        of_runs = [costs.get((run["seed"], run["git"]), costs.get((run["seed"], None))) for run in runs]
+        of_runs = [line for line in of_runs if line]
+        if of_runs:
+            reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
+            reached[phase] = over_seeds(of_runs)
     return by_run
 
 
@@ -88,6 +89,8 @@ def _damage(found: Mapping[str, Reached]) -> Iterator[str]:
             for name, numbers in (("routed", run), ("dense", dense)):
                 right = [numbers[f"spoiled/accuracy/{part}"] for part in levels(kind)]
                 yield f"| | answers, {name} | | " + _cells(right)
+    for name, numbers in (("routed", run), ("dense", dense)):
+        yield f"| missing | answers, {name} |" + " |" * LEVELS + " " + _cells([numbers["spoiled/accuracy/missing/5"]])
 
 
 def levels(kind: str) -> list[str]:

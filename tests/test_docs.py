@@ -35,22 +35,24 @@ def test_tables_show_the_spread_over_seeds(monkeypatch):
 def test_runs_of_the_routing_experiment_are_told_apart_by_config_seed_and_phase(monkeypatch):
     def run(seed, answers, steps=50):
         summary = {"vqa/accuracy": answers}
-        return {"command": f"python main.py --config.seed={seed}", "seed": seed, "summary": summary, "steps": steps}
+        command = f"python main.py --config.seed={seed}"
+        return {"command": command, "seed": seed, "git": "ab", "summary": summary, "steps": steps}
 
-    def cost(which, seed, phase, share):
+    def cost(which, seed, phase, share, git="ab"):
         command = f"python main.py --config=configs/router.py:{which} --workdir=runs/x"
-        return {"run": command, "seed": seed, "phase": phase, "flops_share": share}
+        return {"run": command, "run_git": git, "seed": seed, "phase": phase, "flops_share": share}
 
     costs = [cost("dense", 0, "train", 1.0), cost("routed_34", 0, "train", 0.9), cost("routed_34", 0, "train", 0.4)]
     lines = {
         "routing": [
             *costs,
             cost("routed_34", 1, "train", 0.6),
+            cost("routed_34", 1, "train", 0.2, git="before"),
             cost("routed_34", 0, "inference", 0.5),
             cost("routed_50", 0, "train", 0.7),
             cost("image,audio", 0, "train", 0.8),
         ],
-        "router_dense": [run(0, 0.9)],
+        "router_dense": [run(1, 0.2, steps=40), run(0, 0.9)],
         "router_routed_34": [run(0, 0.1), run(1, 0.5), run(0, 0.7)],
         "router_image_audio": [run(0, 0.3)],
         "router_routed_50": [run(0, 0.6, steps=40)],  # of an experiment before this one

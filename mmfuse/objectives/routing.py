@@ -24,8 +24,12 @@ from mmfuse.types import Batch
 
 
 class ExpectedCost:
-    """Of the towers that a router decides about. Its metrics say, for each modality, how often its gate is `open`, how
-    likely it is to be (`soft`), and how unsure of it (`entropy`, bits), over the examples that have it."""
+    """Of the towers that a router decides about.
+
+    Its metrics say, for each modality and over the examples that have it, how often it is `open`; how often its gate
+    `wanted` that, and found the capacity full (`overflow`); the mean of its `soft` decisions, and how unsure they are
+    (`entropy`, bits).
+    """
 
     per_example = True
 
@@ -39,6 +43,8 @@ class ExpectedCost:
         for (name, gates), there in zip(memory.gates.items(), existing.T.astype(jnp.float32)):
             metrics |= {
                 f"open/{name}": (gates.open.astype(jnp.float32), there),
+                f"wanted/{name}": (gates.wanted.astype(jnp.float32), there),
+                f"overflow/{name}": ((gates.wanted & ~gates.open).astype(jnp.float32), there),
                 f"soft/{name}": (gates.soft, there),
                 f"entropy/{name}": (_entropy(gates.soft), there),
             }

@@ -100,7 +100,7 @@ class Consensus(nnx.Module):
         gates = {}
         for (name, present), probability in zip(there.items(), odd.T):
             value = jnp.where(present, suppress(probability, self.threshold), 0.0)
-            gates[name] = Gates(value > 0, value, jnp.where(present, 1 - probability, 0.0))
+            gates[name] = Gates(value > 0, value, jnp.where(present, 1 - probability, 0.0), value > 0)
         return gates
 
 

@@ -27,12 +27,14 @@ class Gates(NamedTuple):
       open: whether the modality takes part; never where it is absent.
       value: 1 where open and 0 where not, exactly, with the gradient of `soft`. Hard-concrete and dimmed gates alone
         may be open by less than 1.
-      soft: the probability that it is open, 0 where absent.
+      soft: the probability that it is open, 0 where absent; of binary concrete that is drawn, the relaxed draw.
+      wanted: whether the gate would open it. That differs from `open` where a capacity was full or not yet filled.
     """
 
     open: Bool[Array, "B M"]
     value: Float[Array, "B M"]
     soft: Float[Array, "B M"]
+    wanted: Bool[Array, "B M"]
 
 
 @runtime_checkable
@@ -95,7 +97,7 @@ class HardConcrete:
         stretched = jax.nn.sigmoid((logits + noise) / temperature) * (self.high - self.low) + self.low
         value = jnp.where(present, jnp.clip(stretched, 0.0, 1.0), 0.0)
         soft = jax.nn.sigmoid(logits - temperature * jnp.log(-self.low / self.high))
-        return Gates(value > 0, value, jnp.where(present, soft, 0.0))
+        return Gates(value > 0, value, jnp.where(present, soft, 0.0), value > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,7 @@ class TopK:
         weight = jnp.where(present, jnp.exp(logits - logits.max(axis=-1, keepdims=True)), 0.0)
         soft = weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1e-30)
         decision = among_highest(jnp.where(present, logits + noise, -jnp.inf), self.number) & present
-        return Gates(decision, straight_through(decision, soft), soft)
+        return Gates(decision, straight_through(decision, soft), soft, decision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +133,12 @@ class Dimmed:
     def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
         soft = jnp.where(present, jax.nn.sigmoid(_there(logits, present) / temperature), 0.0)
         if key is None:
-            return Gates(present, present.astype(soft.dtype), soft)
+            return Gates(present, present.astype(soft.dtype), soft, present)
         # a lot beyond the share dims nothing
         part = jax.random.uniform(key, soft.shape, soft.dtype) / self.share
         dimmed = present & (part < 1)
         value = jnp.where(dimmed, part + (soft - jax.lax.stop_gradient(soft)), present.astype(soft.dtype))
-        return Gates(present, value, soft)
+        return Gates(present, value, soft, present)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Random:
         lot = jax.random.uniform(jax.random.key(0) if key is None else key, logits.shape, logits.dtype)
         decision = (lot < jnp.array([self.shares], logits.dtype)) & present
         soft = jnp.where(present, 1 - lot, 0.0)
-        return Gates(decision, straight_through(decision, soft), soft)
+        return Gates(decision, straight_through(decision, soft), soft, decision)
 
 
 def anneal(step: Num[Array, ""] | float | int, *, start: float, end: float, steps: float | int) -> Float[Array, ""]:
@@ -168,4 +170,4 @@ def _there(logits, present):
 def _decide(logits, present):
     soft = jnp.where(present, jax.nn.sigmoid(logits), 0.0)
     decision = (logits > 0) & present
-    return Gates(decision, straight_through(decision, soft), soft)
+    return Gates(decision, straight_through(decision, soft), soft, decision)

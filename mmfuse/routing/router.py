@@ -145,11 +145,12 @@ class Router(nnx.Module):
             columns.append(taken(choose(score, present[:, index], groups=self.groups, number=number), rows))
         decision = jnp.stack(columns, axis=1)
         value = jnp.where(decision & gates.open, gates.value, straight_through(decision, gates.soft))
-        return Gates(decision, value, gates.soft)
+        return Gates(decision, value, gates.soft, gates.wanted)
 
     def _within_bounds(self, gates, present):
         """Those that are open, the likeliest alone where they are too many; the likeliest where none is."""
         wanted = jnp.where(gates.open, 1 + gates.soft, jnp.where(present, gates.soft, -jnp.inf))
         few, one = among_highest(wanted, self.at_most), among_highest(wanted, 1)
         decision = present & jnp.where(gates.open, few, one)
-        return Gates(decision, jnp.where(decision, jnp.where(gates.open, gates.value, 1.0), 0.0), gates.soft)
+        value = jnp.where(decision, jnp.where(gates.open, gates.value, 1.0), 0.0)
+        return Gates(decision, value, gates.soft, gates.wanted)

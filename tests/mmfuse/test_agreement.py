@@ -36,7 +36,8 @@ class Compared:
     def encode(self, batch):
         index = batch.origin[:, 1]
         gates = {
-            name: Gates(*[self.open[index, place]] * 2, self.soft[index, place]) for place, name in enumerate(NAMES)
+            name: Gates(*[mine := self.open[index, place]] * 2, self.soft[index, place], mine)
+            for place, name in enumerate(NAMES)
         }
         mismatch = {pair: self.logits[index, place] for place, pair in enumerate(PAIRS)}
         return SimpleNamespace(agreement=Agreement({}, mismatch, gates))

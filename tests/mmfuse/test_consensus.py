@@ -133,10 +133,13 @@ def test_an_answer_teaches_the_heads_through_what_is_shut(consensus):
 
 
 def test_what_was_decided_is_what_both_gates_let_through():
-    before = {"image": Gates(jnp.array([True, True, False]), jnp.zeros(3), jnp.array([0.9, 0.8, 0.2]))}
+    def gates(opened, soft):
+        return Gates(jnp.array(opened), jnp.zeros(3), jnp.array(soft), jnp.array(opened))
+
+    before = {"image": gates([True, True, False], [0.9, 0.8, 0.2])}
     after = {
-        "image": Gates(jnp.array([True, False, False]), jnp.zeros(3), jnp.array([0.7, 0.1, 0.5])),
-        "audio": Gates(jnp.array([True, False, True]), jnp.zeros(3), jnp.array([0.6, 0.3, 0.4])),
+        "image": gates([True, False, False], [0.7, 0.1, 0.5]),
+        "audio": gates([True, False, True], [0.6, 0.3, 0.4]),
     }
     decided = Memory({}, {}, {}, {}, before, Agreement({}, {}, after)).decided
     np.testing.assert_array_equal(decided["image"][0], [True, False, False])

@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from input_pipeline.collate import Fitted, Row, collate
+from mmfuse.evaluators.damage import CLEAN, parts_by_damage
 from mmfuse.evaluators.gating import Gating
 from mmfuse.routing.gates import Gates
 from mmfuse.training.sharding import make_mesh
@@ -28,7 +29,7 @@ class Routed:
 
         def router(batch):
             mine = jnp.where(batch.signals["image"].present, soft[batch.origin[:, 1]], 0.0)
-            return {"image": Gates(mine > 0.5, mine, mine)}
+            return {"image": Gates(mine > 0.5, mine, mine, mine > 0.5)}
 
         router.costs = {"image": 0.75}
         self.router = router
@@ -82,6 +83,13 @@ def test_each_kind_and_level_is_counted_apart(numbers):
     for part, rows in parts.items():
         assert (numbers[f"open/image{part}"], numbers[f"soft/image{part}"]) == pytest.approx(of(rows))
     assert {name for name in numbers if name.startswith("open/")} == {"open/image"} | {f"open/image{p}" for p in parts}
+
+
+def test_what_has_no_examples_is_no_part():
+    noise = ("noise", 0.5)
+    assert [name for name, _ in parts_by_damage([noise, noise])] == ["", "/noise/3"]
+    assert [name for name, _ in parts_by_damage([CLEAN, CLEAN])] == [""]
+    assert [name for name, _ in parts_by_damage([CLEAN, noise])] == ["", "/clean", "/noise/3"]
 
 
 def test_what_is_spoiled_is_noticed_as_often_as_a_reference_says(numbers):

@@ -197,6 +197,25 @@ def test_expected_cost_is_that_of_the_soft_gates(routed, batch):
     np.testing.assert_array_equal(value, memory.gates["image"].open)
 
 
+def test_what_gates_want_beyond_the_capacity_is_counted(model_config, batch):
+    tight = make(model_config, capacity=dict.fromkeys(NAMES, 1 / 3), open_at_first=1.0)
+    memory = encode(tight, batch, moment=moment())
+    metrics = ExpectedCost()(tight, memory, batch, jax.random.key(0)).metrics
+    logits, _ = jax.jit(lambda batch: tight.router.logits(batch))(batch)
+    refused = 0
+    for index, name in enumerate(NAMES):
+        existing = there(batch, name)
+        wanted = existing & (np.asarray(logits)[:, index] > 0)
+        np.testing.assert_array_equal(metrics[f"wanted/{name}"][0], wanted)
+        overflow = wanted & ~np.asarray(memory.gates[name].open)
+        np.testing.assert_array_equal(metrics[f"overflow/{name}"][0], overflow)
+        # as many of each group of six as are wanted beyond its two
+        assert overflow.sum() == np.maximum(wanted.reshape(2, 6).sum(axis=1) - 2, 0).sum()
+        np.testing.assert_array_equal(metrics[f"overflow/{name}"][1], existing)
+        refused += overflow.sum()
+    assert refused > 0
+
+
 def test_the_router_is_small(routed):
     sizes = {
         part: sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
