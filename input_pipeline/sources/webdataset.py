@@ -52,7 +52,7 @@ class Webdataset:
         logger.info("%d records in %d tars", len(self), len(paths))
         left = {why: number for why, number in self.ignored.items() if why != "directory"}
         if left:
-            logger.warning("files in %s that are no part of a record: %s", shards, left)
+            logger.warning("%s (tars: %d): files that are no part of a record: %s", paths[0], len(paths), left)
         if not len(self):
             raise DataError(f"no records in {', '.join(paths[:3])} (tars: {len(paths)}): ignored {dict(self.ignored)}.")
 
