@@ -18,7 +18,7 @@ from typing import NamedTuple
 from mmfuse.types import DataError
 
 BLOCK = 512
-MAX_PADDING = 1 << 20  # bytes of zeros at the end: more is a hole, as of a copy that broke off
+MAX_PADDING = 1 << 16  # bytes of zeros at the end, usually 10 KiB: more is a hole, as of a copy that broke off
 MAX_EXTENSION = 1 << 16  # bytes of a long name or of pax records: more is damage, not a name
 MAX_EXTENSIONS = 4  # before one member: a long name, a long link, pax records of it and of all
 SPARSE = "GNU.sparse."  # begins the keys of pax records that speak of a sparse file
