@@ -46,13 +46,13 @@ def measured() -> dict[str, Reached]:
         if found:
             newest.setdefault((found[1], line["phase"]), {})[line["seed"], line.get("run_git")] = line
     by_run: dict[str, Reached] = {}
+    steps = [run["steps"] for run in _runs(DENSE)][-1:]
     for (which, phase), costs in newest.items():
-        runs = newest_of_each_seed([run for run in _runs(which) if run["steps"] == _runs(DENSE)[-1]["steps"]])
-        of_runs = [costs.get((run["seed"], run["git"]), costs.get((run["seed"], None))) for run in runs]
-        of_runs = [line for line in of_runs if line]
-        if of_runs:
+        runs = newest_of_each_seed([run for run in _runs(which) if run["steps"] in steps])
+        measured_on = [costs.get((run["seed"], run["git"]), costs.get((run["seed"], None))) for run in runs]
+        if any(measured_on):
             reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
-            reached[phase] = over_seeds(of_runs)
+            reached[phase] = over_seeds(line for line in measured_on if line)
     return by_run
 
 

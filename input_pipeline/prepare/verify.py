@@ -119,12 +119,12 @@ def verify_shard(path: str) -> Report:
     for index in range(len(source)):
         example = source[index]
         key, reason = _try_record(example)
-        if isinstance(example, Example) and not reason:
-            having.update([*example.signals, *(name for name in TEXTS if getattr(example, name))])
         if reason:
             entry = rejected.setdefault(reason, {"count": 0, "first": []})
             entry["count"] += 1
             entry["first"] += [key.removeprefix(f"{path}:")] if entry["count"] <= FIRST_KEYS else []
+        elif isinstance(example, Example):
+            having.update([*example.signals, *(name for name in TEXTS if getattr(example, name))])
     used = len(source) - sum(entry["count"] for entry in rejected.values())
     return report._replace(
         records=len(source), used=used, having=dict(having), rejected=rejected, ignored=dict(source.ignored)
