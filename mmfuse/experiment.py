@@ -260,9 +260,8 @@ class Experiment:
 
 def with_all_read(config: ConfigDict) -> ConfigDict:
     """The config with a capacity that holds every example, and gates that learn what being open is worth."""
-    whole = config.copy_and_resolve_references()
-    whole.model.router.gate = "dimmed"
-    whole.model.router.capacity = dict.fromkeys(whole.model.router.capacity, 1.0)
+    whole = config.copy_and_resolve_references().unlock()  # configs from before gates could be kept have no `learns`
+    whole.model.router.update(gate="dimmed", learns=True, capacity=dict.fromkeys(whole.model.router.capacity, 1.0))
     return whole
 
 

@@ -79,6 +79,10 @@ def _check_router(router, towers):
         require(0 < share <= 1, f"model.router.capacity.{name} is {share}: write a share above 0, 1 at most.")
     at_most = router.get("at_most", 1)  # runs from before there was one have none
     require(at_most >= 1, f"model.router.at_most is {at_most}: write 1 or more.")
+    require(
+        router.get("learns", True) or router.dense_steps > 0,
+        "model.router.learns is False and model.router.dense_steps 0: its gates would never learn anything.",
+    )
     ladder = tuple(router.ladder)
     require(
         ladder == tuple(sorted(ladder)) and ladder[-1:] == (1.0,),

@@ -25,9 +25,9 @@ class Gates(NamedTuple):
 
     Attributes:
       open: whether the modality takes part; never where it is absent.
-      value: 1 where open and 0 where not, exactly, with the gradient of `soft`. Hard-concrete and dimmed gates alone
-        may be open by less than 1.
-      soft: the probability that it is open, 0 where absent; of binary concrete that is drawn, the relaxed draw.
+      value: 1 where open and 0 where not, exactly, with the gradient of `soft` or of a draw from it. Hard-concrete and
+        dimmed gates alone may be open by less than 1.
+      soft: the probability that it is open, 0 where absent.
       wanted: whether the gate would open it. That differs from `open` where a capacity was full or not yet filled.
     """
 
@@ -72,12 +72,16 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class BinaryConcrete:
-    """Open where σ((logit + noise) / temperature) > ½, with logistic noise: with probability σ(logit)."""
+    """Open where σ((logit + noise) / temperature) > ½, with logistic noise: with probability σ(logit), which is `soft`.
+
+    The gradient of `value` is that of the relaxed draw.
+    """
 
     def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
         logits = _there(logits, present)
         noise = 0.0 if key is None else jax.random.logistic(key, logits.shape, logits.dtype)
-        return _decide((logits + noise) / temperature, present)
+        drawn = _decide((logits + noise) / temperature, present)
+        return drawn._replace(soft=jnp.where(present, jax.nn.sigmoid(logits), 0.0))
 
 
 @dataclasses.dataclass(frozen=True)

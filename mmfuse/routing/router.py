@@ -2,7 +2,7 @@
 
     reliability   r_m = MLP_m(probe of the raw signal), a logit for each modality
     logits        r_m + MLP(what is present, σ(r) of it, the task)
-    gates         of the logits; in training each routing group then keeps its best (`capacity.py`)
+    gates         of the logits; in training each routing group then keeps its likeliest (`capacity.py`)
 
 The task is what the batch asks of the memory: to be matched with captions, to be spoken of, or both. With the codes of
 presence and task this is the dynamic assignment of modalities to a task; with the probes it also notices what cannot be
@@ -63,6 +63,7 @@ class Router(nnx.Module):
         temperature: Mapping[str, float],
         at_most: int | None = None,
         open_at_first: float = 2.0,
+        learns: bool = True,
         rngs: nnx.Rngs,
     ):
         """Builds the probes' networks and the one that joins them.
@@ -78,6 +79,8 @@ class Router(nnx.Module):
           temperature: arguments of `anneal`; its end holds in evaluation.
           at_most: modalities that evaluation opens, the likeliest ones; None: as many as there are.
           open_at_first: the logit of all gates before anything is learned.
+          learns: whether the logits have a gradient in training. A gate that is open feels what a little more would be
+            worth: next to nothing, and noise; what it learned while all was read is better kept.
           rngs: draws the parameters.
         """
         self.modalities = tuple(probes)
@@ -86,7 +89,7 @@ class Router(nnx.Module):
         total = sum(costs[name] for name in probes)
         self.shares = tuple(costs[name] / total for name in probes)
         self.temperature = tuple(temperature[key] for key in ("start", "end", "steps"))
-        self.at_most, self.open_at_first = at_most or len(probes), open_at_first
+        self.at_most, self.open_at_first, self.learns = at_most or len(probes), open_at_first, learns
         self.reliability = nnx.Dict({name: Reliability(probe, hidden, rngs=rngs) for name, probe in probes.items()})
         number = len(probes)
         self.up = nnx.Linear(2 * number + 2, hidden, rngs=rngs)
@@ -100,6 +103,7 @@ class Router(nnx.Module):
     def __call__(self, batch: Batch, moment: Moment | None = None) -> dict[str, Gates]:
         """Gates (B) of each modality that the batch has; in evaluation, where there is no moment, none is drawn."""
         logits, present = self.logits(batch)
+        logits = logits if self.learns else jax.lax.stop_gradient(logits)
         start, end, steps = self.temperature
         if moment is None:
             gates = self._within_bounds(self.gate(logits, present, temperature=end), present)
@@ -137,11 +141,14 @@ class Router(nnx.Module):
         return reliability + self.down(jax.nn.relu(self.up(joined))) + self.open_at_first, present
 
     def _within_capacity(self, gates, present):
-        """Each group's best, as many as the capacity: also of those that the gate would shut, so that it may learn."""
+        """Each group's likeliest, as many as the capacity, also of those that the gate would shut: it learns of them.
+
+        What was drawn has no say: it would leave out what can be relied on, for what cannot.
+        """
         rows, columns = len(present), []
         for index, share in enumerate(self.capacity):
             number = room(rows, self.groups, share)
-            score = jax.lax.stop_gradient(gates.soft[:, index] + gates.open[:, index].astype(jnp.float32))
+            score = jax.lax.stop_gradient(gates.soft[:, index])
             columns.append(taken(choose(score, present[:, index], groups=self.groups, number=number), rows))
         decision = jnp.stack(columns, axis=1)
         value = jnp.where(decision & gates.open, gates.value, straight_through(decision, gates.soft))

@@ -52,7 +52,7 @@ def test_what_is_absent_is_shut_and_has_no_gradient(gate, key):
     assert (np.asarray(gradient)[~THERE] == 0).all() and np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", ["threshold", "binary", "top 1", "top 2"])
+@pytest.mark.parametrize("name", ["threshold", "top 1", "top 2"])
 @pytest.mark.parametrize("key", KEYS)
 def test_values_are_exactly_0_or_1_with_the_gradient_of_soft(name, key):
     random = np.random.default_rng(0)
@@ -81,6 +81,23 @@ def test_a_binary_concrete_gate_opens_with_the_probability_of_its_logit():
     logits = jnp.broadcast_to(jnp.array([-1.0, 0.0, 2.0]), (40_000, 3))
     gates = BinaryConcrete()(logits, jnp.ones_like(logits, bool), temperature=0.3, key=jax.random.key(0))
     np.testing.assert_allclose(gates.open.mean(axis=0), sigmoid(np.array([-1, 0, 2])), atol=0.01)
+
+
+def test_a_binary_concrete_gate_has_the_gradient_of_its_relaxed_draw_and_says_its_probability():
+    logits = jnp.asarray(np.random.default_rng(0).normal(0, 3, (101, 5)), jnp.float32)
+    key, there = jax.random.key(5), jnp.ones((101, 5), bool)
+    noise = np.asarray(jax.random.logistic(key, logits.shape, logits.dtype), np.float64)
+
+    def decide(logits):
+        return BinaryConcrete()(logits, there, temperature=0.7, key=key)
+
+    drawn = sigmoid((np.asarray(logits, np.float64) + noise) / 0.7)
+    gates = decide(logits)
+    np.testing.assert_array_equal(gates.open, drawn > 0.5)
+    np.testing.assert_array_equal(gates.value, drawn > 0.5)
+    np.testing.assert_allclose(gates.soft, sigmoid(np.asarray(logits, np.float64)), rtol=1e-5)
+    gradient = jax.grad(lambda logits: decide(logits).value.sum())(logits)
+    np.testing.assert_allclose(gradient, drawn * (1 - drawn) / 0.7, rtol=1e-4, atol=1e-6)
 
 
 def test_a_hard_concrete_gate_is_open_as_often_as_it_says():

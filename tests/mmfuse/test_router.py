@@ -123,8 +123,9 @@ def test_training_takes_as_many_as_the_capacity_of_each_group(routed, batch):
         np.testing.assert_array_equal(gates[name].open.reshape(2, -1).sum(axis=1), np.minimum(existing, 3))
 
 
-def test_training_takes_the_likeliest(routed, batch):
-    gates = encode(routed, batch, moment=moment()).gates
+@pytest.mark.parametrize("gate", ["threshold", "binary_concrete"])
+def test_training_takes_the_likeliest_whatever_is_drawn(model_config, batch, gate):
+    gates = encode(make(model_config, gate=gate), batch, moment=moment()).gates
     for name in NAMES:
         for group in range(2):
             rows = slice(6 * group, 6 * group + 6)
@@ -154,8 +155,9 @@ def test_what_is_shut_gets_exactly_no_gradient(routed, batch, objective):
     assert (shares[~opened] == 0).all()
 
 
-def test_the_gates_learn_from_what_they_let_through(routed, batch):
-    graph, state = nnx.split(routed, nnx.Param)
+@pytest.mark.parametrize("learns", [True, False])
+def test_the_gates_learn_from_what_they_let_through_unless_they_are_kept(model_config, batch, learns):
+    graph, state = nnx.split(make(model_config, learns=learns), nnx.Param)
 
     def loss(state):
         model = nnx.merge(graph, state)
@@ -164,8 +166,8 @@ def test_the_gates_learn_from_what_they_let_through(routed, batch):
 
     router = jax.jit(jax.grad(loss))(state)["router"]
     for name in NAMES:
-        assert np.abs(router["reliability"][name]["up"]["kernel"][...]).max() > 0
-    assert np.abs(router["up"]["kernel"][...]).max() > 0
+        assert (np.abs(router["reliability"][name]["up"]["kernel"][...]).max() > 0) == learns
+    assert (np.abs(router["up"]["kernel"][...]).max() > 0) == learns
 
 
 def test_what_stands_where_nothing_is_has_no_say(routed, batch):

@@ -199,6 +199,7 @@ def test_an_objective_needs_its_head(head):
         ("objectives.matching", {"mates": 0}, "mates is 0: write a number above 0"),
         ("model", {"consensus": None}, "the objective 'matching' needs model.consensus"),
         ("model.router", {"at_most": 0}, "router.at_most is 0: write 1 or more"),
+        ("model.router", {"learns": False, "dense_steps": 0}, "its gates would never learn anything"),
         ("model.router", {"ladder": (0.5, 0.25)}, "write rising shares of which the last is 1.0"),
         ("model.router", {"capacity": {"image": 1.5}}, "capacity.image is 1.5: write a share above 0"),
         ("model.router", {"capacity": {}}, "router.capacity is empty: name a modality"),

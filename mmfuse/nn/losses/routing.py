@@ -1,9 +1,8 @@
 """What do gates have to learn besides the task?
 
 To tell pairs that do not match, to cost little, to use all modalities, and to go on deciding instead of being always
-open or always shut. `soft[b, m]` is the probability that the gate of modality m is open in example b, or a relaxed draw
-from it; what is absent does not count. All losses are float32, 0 where nothing counts, with gradients that are finite
-everywhere.
+open or always shut. `soft[b, m]` is the probability that the gate of modality m is open in example b; what is absent
+does not count. All losses are float32, 0 where nothing counts, with gradients that are finite everywhere.
 """
 
 import jax
@@ -26,7 +25,7 @@ def expected_cost(soft: Float[Array, "B M"], costs: Float[Array, "M"]) -> Float[
         Σ_m soft_bm c_m / Σ_m c_m
 
     Args:
-      soft: probability that each is open, or a relaxed draw; 0 where absent.
+      soft: probability that each is open; 0 where absent.
       costs: of each modality for one example, in any unit, such as the FLOPs of its tower.
     """
     share = costs.astype(jnp.float32) / costs.sum(dtype=jnp.float32)
