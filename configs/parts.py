@@ -202,7 +202,9 @@ def retrieval(
     }
 
 
-def captioning(source: dict, *, signals: dict, prompt: dict, target: dict, examples: int, tokens: int) -> dict:
+def captioning(
+    source: dict, *, signals: dict, prompt: dict, target: dict, examples: int, tokens: int, **changes
+) -> dict:
     """Captions that are written for prompts, and compared with those that people have written, the targets."""
     text = {"prompt": prompt, "target": target}
     return {
@@ -211,6 +213,7 @@ def captioning(source: dict, *, signals: dict, prompt: dict, target: dict, examp
         "stream": {"rows": 64, "examples": examples, "signals": signals, "text": text},  # at most
         "tokens": tokens,  # of the longest caption
         "decoding": decoding(),
+        **changes,
     }
 
 

@@ -144,6 +144,8 @@ def _evaluators(signals, source):
             target={"take": "whole_captions", "number": 2, "length": CAPTION},
             examples=512,
             tokens=CAPTION,
+            # greedily, half of the orange things are "a …" and then need a size, whether it was told or not
+            decoding=parts.decoding(beams=3),
         ),
     }
     for evaluator in evaluators.values():
