@@ -21,6 +21,7 @@ from input_pipeline.sources.files import MAX_FILE_BYTES
 from input_pipeline.streams import FITS, Recipe
 from input_pipeline.tokenizers import Tokenizer
 from input_pipeline.transforms import BadRecord
+from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse import build_data
 from mmfuse.analysis.answers import split_words
 from mmfuse.evaluators.answering import one_spaced
@@ -61,11 +62,13 @@ def define_flags(mode: flags.FlagHolder) -> Callable[[], tuple[dict[str, str], s
 
 
 class Wish(NamedTuple):
-    """What is to be written: the prompt as a text of the run, how it was learned, and the signals it is about."""
+    """What is to be written: the prompt as a text of the run, how it was learned, and the signals it is about, whose
+    pictures are resized so."""
 
     piece: texts.Piece
     spec: texts.TextSpec
     signals: Mapping[str, tuple[int, ...]]
+    resizing: Resizing | GridResizing | None = None
 
 
 def ask(experiment: Experiment, files: Mapping[str, str], prompt: str | None, decoding: Decoding) -> str:
@@ -108,16 +111,21 @@ def understand(config: ConfigDict, files: Mapping[str, str], prompt: str | None)
     if prompt is not None and not prompt.strip():
         raise ConfigError("--prompt is empty: write a question, or leave it out for a caption.")
     question = prompt is not None and not LANGUAGE.fullmatch(prompt)
-    spec, stream = _teacher(config, question)
-    known = {name: shape for name, shape in stream.signals.items() if name in config.model.single.memories}
-    for name in files:
-        if name not in known:
-            raise ConfigError(f"--{name}: what the decoder of this run learned to read is {', '.join(known)} alone.")
+    taught = [
+        (spec, stream, {name: shape for name, shape in stream.signals.items() if name in config.model.single.memories})
+        for spec, stream in _teachers(config, question)
+    ]
     if not files:
-        flags_of_files = " or ".join(f"--{name}=…" for name in known)
+        flags_of_files = " or ".join(dict.fromkeys(f"--{name}=…" for *_, known in taught for name in known))
         raise ConfigError(f"there is nothing to look at or to hear: name a file, {flags_of_files}.")
+    fitting = [(spec, stream, known) for spec, stream, known in taught if set(files) <= set(known)]
+    if not fitting:
+        read = " or ".join(dict.fromkeys(" and ".join(known) for *_, known in taught))
+        raise ConfigError(f"{', '.join(f'--{name}' for name in files)}: what the decoder learned to read is {read}.")
+    spec, stream, known = fitting[0]
     piece = Question(prompt, "", "") if question else Caption("", _language(prompt, spec))
-    return Wish(piece, spec._replace(number=1, packed=1), {name: known[name] for name in files})
+    signals = {name: known[name] for name in files}
+    return Wish(piece, spec._replace(number=1, packed=1), signals, build_data.make_resizing(stream))
 
 
 def load_example(wish: Wish, files: Mapping[str, str], tokenizer: Tokenizer, *, rows: int) -> Loaded:
@@ -126,7 +134,7 @@ def load_example(wish: Wish, files: Mapping[str, str], tokenizer: Tokenizer, *, 
     Raises:
       DataError: which file or prompt cannot be used, and why.
     """
-    recipe = Recipe(wish.signals, {"prompt": wish.spec}, tokenizer)
+    recipe = Recipe(wish.signals, {"prompt": wish.spec}, tokenizer, resizing=wish.resizing)
     unused = np.random.default_rng(0)  # nothing is augmented
     signals = {}
     for name, path in files.items():
@@ -154,20 +162,21 @@ def in_words(ids: Int[np.ndarray, "t"], log_prob: Float[np.ndarray, "t"], tokeni
     return f"{text}{'' if EOS in ids else ' …'}\nprobability {np.exp(log_prob.sum()):.2g}: {each}"
 
 
-def _teacher(config, question):
-    """The first stream whose targets are questions with their answers, or captions, and what they hold."""
+def _teachers(config, question):
+    """The streams whose targets are questions with their answers, or captions, each behind what its targets hold."""
     streams = [stream for stream in config.streams.values() if "target" in stream.text]
     if not streams:
         raise ConfigError("this run matches and does not write: none of its streams teaches a decoder ('target').")
-    for stream in streams:
-        spec = build_data.make_text_specs(stream)["target"]
-        if spec.take in texts.ASKED if question else spec.take != "questions":
-            return spec, stream
-    raise ConfigError(
-        "this run has learned to caption, not to answer: leave --prompt out, or name a language, such as --prompt=de:"
-        if question
-        else "this run has learned to answer, not to caption: write a question, --prompt='…'."
-    )
+    targets = [(build_data.make_text_specs(stream)["target"], stream) for stream in streams]
+    found = [pair for pair in targets if (pair[0].take in texts.ASKED if question else pair[0].take != "questions")]
+    if not found:
+        raise ConfigError(
+            "this run has learned to caption, not to answer: leave --prompt out, or name a language, such as "
+            "--prompt=de:"
+            if question
+            else "this run has learned to answer, not to caption: write a question, --prompt='…'."
+        )
+    return found
 
 
 def _language(prompt, spec):

@@ -86,6 +86,7 @@ def write_workdir(folder, *, loss=1.0, rate=0.1):
         "vqa": {
             "answers": {
                 "shown": [card(HOSTILE, True), card("second", None, words=())],
+                "examples": 2,
                 "worst": [card("worst", False)],
                 "pointing": {"layer 1": {"hits": 0.625, "chance": 0.1875, "games": 16}, "rollout": {"games": 0}},
             }

@@ -13,6 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from input_pipeline.transforms import BadRecord
+from input_pipeline.transforms.image import MAX_PIXELS
+
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
@@ -38,7 +41,11 @@ class Resizing(NamedTuple):
         return self.crop or (None if isinstance(self.size, int) else self.size)
 
     def __call__(self, image: Picture) -> UInt8[np.ndarray, "g v 3"]:
-        """The picture, resized and cut."""
+        """The picture, resized and cut.
+
+        Raises:
+          BadRecord: its shorter side would come to its size, and the longer one to more than memory should hold.
+        """
         if self.size is not None:
             image = resample(image, *self._sides(*image.shape[:2]), self.resample)
         return image if self.crop is None else _middle(image, self.crop, self.even)
@@ -48,6 +55,8 @@ class Resizing(NamedTuple):
             return self.size
         short, long = min(height, width), max(height, width)
         other = int(self.size * long / short)
+        if other * self.size > MAX_PIXELS:
+            raise BadRecord("too long a picture")
         return (other, self.size) if width <= height else (self.size, other)
 
 

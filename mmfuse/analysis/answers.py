@@ -2,12 +2,12 @@
 
 The first batch of an evaluator of generated text, as plain data for `examples.json` and the page that is made of it:
 
-    {"shown": [card], "worst": [card], "pointing": {"layer 1" …, "rollout": {"hits", "chance", "games"}}}
+    {"examples": how many, "shown": [card], "worst": [card], "pointing": {map: {"hits", "chance", "games"}}}
     card = {"key", "memories": {name: {"picture", "sound"?}}, "gates": {name: {"open", "probability"}}, "texts": [text]}
     text = {"prompt", "expected", "right", "probability", "boxes", "words": [word]}
     word = {"text", "probability", "looks": {name: [{"share", "grid"?, "heat"?} by map]}}
 
-The worst texts are wrong answers that the model was sure of.
+The worst texts are wrong answers that the model was sure of, and captions that are least like the true ones.
 """
 
 import re
@@ -25,11 +25,15 @@ from mmfuse.analysis import pictures
 from mmfuse.analysis.pointing import Box, Pointed, point, score
 from mmfuse.analysis.reading import Reading
 from mmfuse.evaluators.answering import one_spaced
+from mmfuse.evaluators.caption_scores import WITHOUT_SPACES, each_cider_d
+from mmfuse.evaluators.caption_scores import split_words as words_of
 from mmfuse.evaluators.damage import damage_of
 from mmfuse.inference.generate import Generated
 from mmfuse.types import EOS, MODALITIES, PAD, Caption, Example, Question, Rejected
 
 SHOWN, WORST = 6, 6  # cards
+# What stands between spaces; of scripts that are written without them, a character.
+WORD = re.compile(rf"{WITHOUT_SPACES.pattern}|(?:(?!{WITHOUT_SPACES.pattern})\S)+")
 
 
 def show_answers(
@@ -65,14 +69,24 @@ def show_answers(
         }
         memories = _memories(loaded, read, row)
         cards.append({"key": example.key, "memories": memories, "gates": gates, "texts": texts})
-    wrong = [(card, text) for card in cards for text in card["texts"] if text["right"] is False]
-    wrong.sort(key=lambda pair: -pair[1]["probability"])
     names = [f"layer {number}" for number in range(1, maps)] + ["rollout"]
     return {
+        "examples": len(cards),
         "shown": cards[:SHOWN],
-        "worst": [{**card, "texts": [text]} for card, text in wrong[:WORST]],
+        "worst": [{**card, "texts": [text]} for card, text in _worst(cards)[:WORST]],
         "pointing": {name: score(played) for name, played in zip(names, games)},
     }
+
+
+def _worst(cards):
+    """Each a card and one of its texts, the worst first: of answers where there are any, and else of captions."""
+    texts = [(card, text) for card in cards for text in card["texts"]]
+    wrong = [(card, text) for card, text in texts if text["right"] is False]
+    if wrong or any(text["right"] for _, text in texts):
+        return sorted(wrong, key=lambda pair: -pair[1]["probability"])
+    said = [words_of(" ".join(word["text"] for word in text["words"])) for _, text in texts]
+    likeness = each_cider_d(said, [[words_of(caption) for caption in text["expected"]] for _, text in texts])
+    return [texts[index] for index in np.argsort(likeness, kind="stable")]
 
 
 def true_boxes(piece: Piece, example: Example) -> list[Box]:
@@ -93,7 +107,7 @@ def split_words(ids: Int[np.ndarray, "t"], tokenizer: Tokenizer) -> list[tuple[s
     # a token that only completes a character stands where that character does
     spans = [(min(start, end - 1), end) for start, end in zip([0, *ends[:-1]], ends)]
     words = []
-    for word in re.finditer(r"\S+", tokenizer.decode(ids)):
+    for word in WORD.finditer(tokenizer.decode(ids)):
         at = [index for index, (start, end) in enumerate(spans) if start < word.end() and end > word.start()]
         words.append((word.group(), slice(places[at[0]], places[at[-1]] + 1)))
     return words
@@ -114,7 +128,7 @@ def _text(written, read, row, place, tokenizer) -> dict[str, Any]:
             "text": word,
             "probability": float(probability[at].prod()),
             "looks": {
-                name: [_look(read, name, one) for one in _heat(read, name, row, place, at)] for name in read.heat
+                name: [_look(read, name, row, one) for one in _heat(read, name, row, place, at)] for name in read.heat
             },
         }
         for word, at in split_words(ids[:number], tokenizer)
@@ -136,8 +150,8 @@ def _heat(read, name, row, place, at):
     return read.heat[name][:, row, place, at].mean(axis=1)
 
 
-def _look(read, name, heat) -> dict[str, Any]:
-    grid = read.upright(name, heat)
+def _look(read, name, row, heat) -> dict[str, Any]:
+    grid = read.upright(name, row, heat)
     share = {"share": float(heat.sum())}
     return share if grid is None else {**share, "grid": grid.shape, "heat": pictures.heat_bytes(grid)}
 
@@ -146,7 +160,7 @@ def _play(read, row, place, boxes) -> Iterator[Pointed | None]:
     """The pointing game of the text's first token, in every map."""
     if "image" in read.heat and boxes:
         for heat in _heat(read, "image", row, place, slice(0, 1)):
-            yield point(read.upright("image", heat), boxes)
+            yield point(read.upright("image", row, heat), boxes)
 
 
 def _memories(loaded, read, row) -> dict[str, Any]:
@@ -161,5 +175,5 @@ def _memories(loaded, read, row) -> dict[str, Any]:
             picture = pictures.spectrogram_uri(read.spectrogram[row])
             found[name] = {"picture": picture, "sound": pictures.sound_uri(values[: size[0]])}
         elif name == "image":
-            found[name] = {"picture": pictures.picture_uri(values)}
+            found[name] = {"picture": pictures.picture_uri(values[: size[0], : size[1]])}
     return found

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
@@ -25,27 +26,33 @@ class Reading(NamedTuple):
     Attributes:
       heat: memory name → attention over its tokens: L fusion layers, then the rollout.
       tokens: memory name → what these tokens are.
+      items: signal → how many of them an example has room for; their tokens follow one another.
       spectrogram: of the sounds, or None.
       decided: modality → whether it takes part, and how likely that was, where it has a gate.
     """
 
     heat: dict[str, Float[Any, "M B C t S"]]
     tokens: dict[str, Tokens]
+    items: dict[str, int]
     spectrogram: Float[Any, "B frames bands"] | None
     decided: dict[str, tuple[Bool[Any, "B"], Float[Any, "B"]]]
 
-    def upright(self, name: str, heat: Float[Any, "S"]) -> Float[Any, "rows columns"] | None:
-        """Heat over the first item of a memory as its picture shows it; None of what is no picture.
+    def upright(self, name: str, row: int, heat: Float[Any, "S"]) -> Float[Any, "rows columns"] | None:
+        """Heat over the first item of a row's memory as its picture shows it; None of what is no picture, or absent.
 
-        Pictures of sounds have time to the right and pitch upwards; class tokens stand nowhere.
+        Of a picture that is its own part of the array, whatever that holds besides. Pictures of sounds have time to the
+        right and pitch upwards.
         """
-        position = self.tokens[name].position
+        position = np.asarray(self.tokens[name].position[row])
         if position.shape[-1] != 2:
             return None
-        rows, columns = (int(position[..., axis].max()) + 1 for axis in range(2))
-        items = position.shape[1] // (rows * columns)
-        first = position.shape[1] // items - rows * columns
-        grid = heat[first : first + rows * columns].reshape(rows, columns)
+        there = np.asarray(self.tokens[name].segment[row]) > 0 if name == "image" else np.full(len(position), True)
+        there[len(position) // int(self.items[name]) :] = False
+        if not there.any():
+            return None
+        place = position[there].astype(int)
+        grid = np.zeros(place.max(axis=0) + 1, heat.dtype)
+        grid[tuple(place.T)] = heat[there]  # a class token is said to stand at the first place, and comes before it
         return grid.T[::-1] if name == "audio" else grid
 
 
@@ -64,7 +71,8 @@ def make_reading(
             maps = jnp.concatenate([by_layer.mean(axis=2), rolled[name][None]])
             maps = jnp.take_along_axis(maps, places[None, :, :, None], axis=2)
             heat[name] = maps.reshape(len(maps), *ids.shape, -1)
-        return Reading(heat, traced.tokens, spectrogram(model, batch), traced.decided)
+        items = {name: signal.values.shape[1] for name, signal in batch.signals.items()}
+        return Reading(heat, traced.tokens, items, spectrogram(model, batch), traced.decided)
 
     return read
 

@@ -72,9 +72,12 @@ def write_examples(workdir: str | Path, examples: dict[str, Any], evaluation: st
 
 
 def split_control(name: str) -> tuple[str, str]:
-    """`vqa/accuracy_blind/colour` → (`vqa/accuracy/colour`, `blind`); the control is '' of a number that is none."""
+    """`vqa/accuracy_blind/colour` → (`vqa/accuracy/colour`, `blind`); the control is '' of a number that is none.
+
+    What comes first is an evaluator, whatever it is called.
+    """
     parts = name.split("/")
-    for index, part in enumerate(parts):
+    for index, part in list(enumerate(parts))[1:]:
         for control in CONTROLS:
             if part.endswith(f"_{control}"):
                 return "/".join([*parts[:index], part.removesuffix(f"_{control}"), *parts[index + 1 :]]), control

@@ -67,7 +67,8 @@ def _answers(name, answers, looks) -> list[Section]:
         "p",
         "Point at a word, or reach it with the Tab key: every map opens where the model looked when it wrote the word. "
         "Layers are the decoder's, averaged over heads; the rollout adds them up through the towers. Per cents say how "
-        "much of the attention fell there. Dashed boxes are the objects that the question is about.",
+        "much of the attention fell there. Dashed boxes are the objects that the question is about. Of the first "
+        f"{answers['examples']} examples that were looked at.",
         class_="quiet",
     )
     game = pointing_table(answers["pointing"])
@@ -75,7 +76,9 @@ def _answers(name, answers, looks) -> list[Section]:
     parts = [Section(name, f"{name}: what it wrote, and where it looked", join(how, game, cards))]
     if answers["worst"]:
         worst = answer_cards(answers["worst"], looks, f"{name}, worst case")
-        parts.append(Section(f"{name}-worst", f"{name}: wrong, and most sure of it", worst))
+        judged = any(text["right"] is False for card in answers["worst"] for text in card["texts"])
+        title = "wrong, and most sure of it" if judged else "least like what people said"
+        parts.append(Section(f"{name}-worst", f"{name}: {title}", worst))
     return parts
 
 

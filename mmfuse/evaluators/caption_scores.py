@@ -90,10 +90,15 @@ def cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) 
 
     Source: Vedantam, Zitnick & Parikh 2015, arXiv 1411.5726, sections 3 and 7.
     """
-    return 10 * _mean([_similarity(candidates, references, n) for n in ORDERS])
+    return _mean(each_cider_d(candidates, references))
 
 
-def _similarity(candidates, references, n):
+def each_cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
+    """CIDEr-D of each example, 0 … 10; see `cider_d`, which is their mean."""
+    return [10 * _mean(orders) for orders in zip(*(_similarities(candidates, references, n) for n in ORDERS))]
+
+
+def _similarities(candidates, references, n):
     examples_with = Counter(
         gram for its in references for gram in reduce(or_, (_ngrams(reference, n) for reference in its))
     )
@@ -109,7 +114,7 @@ def _similarity(candidates, references, n):
         weights = weigh(candidate)
         near = [math.exp(-((len(candidate) - len(reference)) ** 2) / (2 * SIGMA**2)) for reference in its]
         scores.append(_mean([factor * _cosine(weights, weigh(reference)) for factor, reference in zip(near, its)]))
-    return _mean(scores)
+    return scores
 
 
 def _cosine(candidate: Mapping[tuple, float], reference: Mapping[tuple, float]) -> float:

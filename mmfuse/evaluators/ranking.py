@@ -46,13 +46,15 @@ def rank(
       positive: which candidates are right for a slice of queries; each query has at least one.
       chunk: queries at a time.
     """
-    counts: list[tuple[int, float, int]] = []
-    for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
+
+    def counts(rows):
         for scores, right in zip(queries[rows] @ candidates.T, positive(rows)):
             before = wrong_before(scores, right)
-            counts.append((int(before[0]), average_precision(before), len(before)))
-    first, precision, positives = zip(*counts)
+            yield int(before[0]), average_precision(before), len(before)
+
+    # one list at a time: what is left of a chunk goes before the next one is made
+    found = [each for start in range(0, len(queries), chunk) for each in [*counts(slice(start, start + chunk))]]
+    first, precision, positives = zip(*found)
     return Ranking(np.array(first), np.array(precision), np.array(positives))
 
 

@@ -27,8 +27,9 @@ TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES, PIECES = "vocab.json", "merges.txt", "spiece.model"
 CLIP_WORDS = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
 CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
-# Of transformers; they pad at the left unless their settings say something else.
-PAD_LEFT = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")
+# Of SigLIP 2. Its texts were of lower case in training, which released files do not say, and so transformers' own class
+# makes them; padding is at the left unless the settings say something else.
+SIGLIP_2 = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")
 # How open_clip cleans a text, by its names.
 CLEAN = {
     "whitespace": lambda text: " ".join(text.split()),
@@ -133,6 +134,9 @@ def _load(folder, settings, length):
         bpe.enable_padding(length=length, pad_id=pad, pad_token=word, direction=_padding_side(settings, bpe))
         bpe.enable_truncation(length, direction=settings.get("truncation_side") or "right")
         bpe.encode_special_tokens = bool(settings.get("split_special_tokens"))
+        if settings.get("tokenizer_class") in SIGLIP_2:
+            then = [bpe.normalizer] if bpe.normalizer else []
+            bpe.normalizer = normalizers.Sequence([normalizers.Lowercase(), *then])
     return Texts(bpe)
 
 
@@ -164,5 +168,5 @@ def _clip_bpe(vocabulary, merges):
 
 
 def _padding_side(settings, bpe):
-    by_class = "left" if settings.get("tokenizer_class") in PAD_LEFT else "right"
+    by_class = "left" if settings.get("tokenizer_class") in SIGLIP_2 else "right"
     return settings.get("padding_side") or (bpe.padding or {}).get("direction") or by_class

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from input_pipeline.streams import image_fit
 from input_pipeline.transforms import BadRecord, image
 from input_pipeline.transforms.image import ORIENTATION, decode_image, resize_image
-from input_pipeline.transforms.resizing import GridResizing
+from input_pipeline.transforms.resizing import GridResizing, Resizing
 
 
 def gradient(height=17, width=23):
@@ -397,3 +397,11 @@ def test_a_picture_that_keeps_its_shape_may_be_smaller_than_its_bucket():
     assert fitted.size == fitted.values.shape[:2] == (8, 12)
     with pytest.raises(BadRecord, match="too long a picture"):
         fit(np.zeros((9, 90, 3), np.uint8), (12, 12), rng)
+
+
+def test_a_picture_whose_longer_side_would_fill_the_memory_is_bad():
+    fit, rng = image_fit({}, Resizing(224, crop=(224, 224))), np.random.default_rng(0)
+    assert fit(np.zeros((3, 300, 3), np.uint8), (224, 224), rng).values.shape == (224, 224, 3)
+    for side in (2_000, 200_000):
+        with pytest.raises(BadRecord, match="too long a picture"):
+            fit(np.zeros((side, 1, 3), np.uint8), (224, 224), rng)

@@ -13,6 +13,8 @@ from configs import quickstart
 from input_pipeline.sources.files import MAX_FILE_BYTES
 from input_pipeline.sources.scenes import Scenes
 from input_pipeline.streams import evaluation_stream
+from input_pipeline.texts import TextSpec
+from input_pipeline.transforms.resizing import Resizing
 from mmfuse import build_data, build_goals
 from mmfuse.ask import Wish, ask, in_words, load_example, understand
 from mmfuse.experiment import Experiment
@@ -162,6 +164,27 @@ def test_a_stream_of_captions_and_questions_teaches_both():
     assert asked.spec == described.spec and asked.spec.take == "whole_captions_and_questions"
 
 
+def test_the_stream_that_reads_the_files_teaches_and_resizes():
+    made = config()
+    with made.unlocked():
+        made.streams.also = made.streams.answers.copy_and_resolve_references()
+        made.streams.also.signals = {"audio": (32_000,)}  # the first by its name
+        made.streams.answers.resize = {"size": 64, "crop": (64, 64)}
+    heard, seen = (understand(made, {name: "file"}, QUESTION) for name in ("audio", "image"))
+    assert heard.signals == {"audio": (32_000,)} and heard.resizing is None
+    assert seen.signals == {"image": (64, 64)} and seen.resizing == Resizing(64, crop=(64, 64))
+    assert set(understand(made, FILES, QUESTION).signals) == set(FILES)
+
+
+def test_a_picture_is_resized_as_in_the_stream_that_taught(tmp_path, tokenizer):
+    image = np.random.default_rng(0).integers(0, 256, (40, 96, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "wide.png")
+    resizing = Resizing(32, crop=(32, 32))
+    wish = Wish(Question(QUESTION, "", ""), TextSpec("questions", 1, 24), {"image": (32, 32)}, resizing)
+    loaded = load_example(wish, {"image": str(tmp_path / "wide.png")}, tokenizer, rows=1)
+    np.testing.assert_array_equal(loaded.batch.signals["image"].values[0, 0], resizing(image))
+
+
 @pytest.mark.parametrize(
     ("without", "files", "prompt", "words"),
     [
@@ -171,8 +194,8 @@ def test_a_stream_of_captions_and_questions_teaches_both():
         ("pairs", FILES, None, "learned to answer, not to caption: write a question"),
         ("pairs", FILES, "de:", "learned to answer, not to caption: write a question"),
         ("both", FILES, None, "matches and does not write"),
-        ("audio", FILES, None, "--audio: what the decoder of this run learned to read is image alone"),
-        ("memory", FILES, None, "--audio: what the decoder of this run learned to read is image alone"),
+        ("audio", FILES, None, "--image, --audio: what the decoder learned to read is image."),
+        ("memory", FILES, None, "--image, --audio: what the decoder learned to read is image."),
         ("languages", FILES, "fr:", "learned to caption in de, sw alone"),
     ],
 )

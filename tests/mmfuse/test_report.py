@@ -149,6 +149,7 @@ def test_a_named_evaluation_has_a_page_of_its_own(tmp_path):
         ("a/recall_at_1_chance", ("a/recall_at_1", "chance")),
         ("vqa/accuracy", ("vqa/accuracy", "")),
         ("blind/accuracy", ("blind/accuracy", "")),
+        ("vqa_blind/accuracy_chance", ("vqa_blind/accuracy", "chance")),
     ],
 )
 def test_a_control_says_what_it_controls(name, split):

@@ -73,3 +73,13 @@ def test_the_page_fits(browser, path, width, phone):
     )
     assert browser.run(beyond) == []
     assert browser.run("document.querySelector('.word').getBoundingClientRect().height") >= 24  # WCAG 2.2, 2.5.8
+
+
+@pytest.mark.parametrize(("width", "height"), [(375, 553), (320, 568), (390, 664)])
+def test_words_are_seen_beside_what_stays_in_sight_on_a_phone(browser, path, width, height):
+    browser.open(path, width=width, height=height, phone=True)
+    word = "document.querySelector('.card .word:last-of-type')"
+    browser.run(f"{word}.focus()")
+    middle = f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({word}.getBoundingClientRect())"
+    assert browser.run(f"document.elementFromPoint(...{middle}) === {word}")
+    assert browser.run("document.querySelector('.card .seen').getBoundingClientRect().height") <= 0.46 * height

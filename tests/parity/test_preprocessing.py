@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 import torch
 from PIL import Image
-from transformers import CLIPProcessor, CLIPTokenizer, Siglip2Tokenizer
+from transformers import AutoTokenizer, CLIPProcessor, CLIPTokenizer, Siglip2Tokenizer
 from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -147,14 +147,24 @@ def test_a_vocabulary_and_merges_are_the_same_tokenizer(tokenizer, tmp_path):
     np.testing.assert_array_equal(mask, theirs["attention_mask"])
 
 
+@pytest.mark.parametrize("released", [False, True])
 @pytest.mark.parametrize("side", [{}, {"padding_side": "right", "truncation_side": "left"}])
-def test_ids_of_siglip_2_are_those_of_the_reference(tmp_path, side):
-    """Its class pads at the left, which its files do not say."""
+def test_ids_of_siglip_2_are_those_of_the_reference(tmp_path, side, released):
+    """Its class pads at the left, which its files do not say; nor do released ones say that it makes lower case."""
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", "▁a", *"abcdefghijklmnopqrstuvwxyz,!?'0123456789"]
     pieces += [f"<0x{byte:02X}>" for byte in range(256)]
     vocab = {piece: id for id, piece in enumerate(pieces)}
-    tokenizer = Siglip2Tokenizer(vocab=vocab, merges=[("▁", "a")], add_eos_token=True, **side)
-    tokenizer.save_pretrained(tmp_path)
+    Siglip2Tokenizer(vocab=vocab, merges=[("▁", "a")], add_eos_token=True, **side).save_pretrained(tmp_path)
+    if released:
+        for name, change in (
+            ("tokenizer.json", {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}}),
+            ("tokenizer_config.json", {"tokenizer_class": "GemmaTokenizer"}),
+        ):
+            path = tmp_path / name
+            path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip2"}))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(tokenizer) is Siglip2Tokenizer and any(text != text.lower() for text in TEXTS)
     theirs = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=21, return_tensors="np")
     ids, mask = load_texts(tmp_path, length=21)(TEXTS)
     np.testing.assert_array_equal(ids, theirs["input_ids"])
