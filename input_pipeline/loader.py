@@ -19,15 +19,18 @@ class Stream(Protocol):
     def __getitem__(self, step: int, /) -> Loaded: ...
 
 
-def load(streams: Mapping[str, Stream], steps: range, *, workers: int, ahead: int = 4) -> Iterator[dict[str, Loaded]]:
+def load(
+    streams: Mapping[str, Stream], steps: range, *, workers: int, ahead: int | None = None
+) -> Iterator[dict[str, Loaded]]:
     """Yields, step by step, the batch of every stream.
 
     Args:
       streams: by name.
       steps: which steps, in order.
-      workers: threads; 0 fetches in the caller's.
-      ahead: steps that are kept ready.
+      workers: threads, each of which prepares a step; 0 fetches in the caller's.
+      ahead: steps that are kept ready or are being prepared; by default one for each thread, and 4 at least.
     """
+    ahead = max(4, workers) if ahead is None else ahead
 
     def fetch(step):
         return {name: stream[step] for name, stream in streams.items()}

@@ -34,14 +34,14 @@ from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, replicated
 from mmfuse.training.state import StateMaker, TrainState
 from mmfuse.training.step import check_pieces, make_step
-from mmfuse.training.workdir import FREE, MEASURED_ON, check_claimed, claim
+from mmfuse.training.workdir import FREE, MEASURED_ON, alone, check_claimed, claim
 from mmfuse.types import CheckpointError, ConfigError
 from mmfuse.validate import validate
 from mmfuse.weights.pretrained import load_weights, weight_hashes
 from mmfuse.weights.tokenizer import ReleasedTokenizer
 
 LOGGER = logging.getLogger(__name__)
-TOKENIZER = "tokenizer"  # a folder of the workdir
+TOKENIZER, CHECKPOINTS = "tokenizer", "checkpoints"  # folders of the workdir
 
 
 class Experiment:
@@ -160,14 +160,15 @@ class Experiment:
             self._claim(free=FREE + MEASURED_ON)
             return self.begin()
         check_claimed(self.workdir, self.config)
-        checkpointer = Checkpointer(self.workdir / "checkpoints", **self.config.checkpoint)
-        step, steps = checkpointer.latest_step(), self.config.train.steps
-        if step is None:
+        folder = self.workdir / CHECKPOINTS
+        checkpointer = Checkpointer(folder, **self.config.checkpoint, read_only=True) if folder.exists() else None
+        if checkpointer is None or checkpointer.latest_step() is None:
             raise CheckpointError(f"the run in {self.workdir} has saved nothing yet: go on with it first.")
+        state, _ = checkpointer.restore(self.abstract_state)
+        checkpointer.close()
+        step, steps = int(state.step), self.config.train.steps
         if step < steps:
             LOGGER.info("the run in %s is not finished: this is step %d of %d", self.workdir, step, steps)
-        state, _ = checkpointer.restore(self.abstract_state, step)
-        checkpointer.close()
         return state
 
     # --- modes --------------------------------------------------------------------------------------------------------
@@ -178,11 +179,17 @@ class Experiment:
         if not config.streams:
             raise ConfigError("this config has no streams to learn from: evaluate what there is, --mode=evaluate.")
         self._claim()
-        checkpointer = Checkpointer(self.workdir / "checkpoints", **config.checkpoint)
+        with alone(self.workdir):
+            self._train_alone()
+        LOGGER.info("the run of %d steps is complete: look at %s", config.train.steps, report_path(self.workdir))
+
+    def _train_alone(self):
+        config = self.config
+        checkpointer = Checkpointer(self.workdir / CHECKPOINTS, **config.checkpoint)
         writer = MetricWriter(self.workdir)
         try:
             state = None
-            if checkpointer.latest_step() != config.train.steps:
+            if checkpointer.latest_step() != config.train.steps or not writer.is_evaluated(config.train.steps):
                 state = self._train(checkpointer, writer)
             last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
             self.evaluation.summarize(json.loads(last))
@@ -191,7 +198,6 @@ class Experiment:
         finally:
             writer.close()
             checkpointer.close()
-        LOGGER.info("the run of %d steps is complete: look at %s", config.train.steps, report_path(self.workdir))
 
     def evaluate(self) -> None:
         """Evaluates the newest checkpoint, or where nothing is trained what there is.
@@ -218,7 +224,7 @@ class Experiment:
         # the compiler works beside what makes or restores the state
         with ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(program, (checkpointer.latest_step() or 0) + 1)
-            state, tally = self._resume(checkpointer)
+            state, tally = self._resume(checkpointer, writer)
             writer.rewind(int(state.step))
             compiling.result()
         rows = sum(stream.rows for stream in self.config.streams.values())
@@ -249,12 +255,12 @@ class Experiment:
             self.tokenizer.save(fresh)
             fresh.rename(folder)  # whole or not at all
 
-    def _resume(self, checkpointer) -> tuple[TrainState, Counter]:
-        step = checkpointer.latest_step()
-        if step is None:
+    def _resume(self, checkpointer, writer) -> tuple[TrainState, Counter]:
+        if checkpointer.latest_step() is None:
+            checkpointer.check_none_lost(writer.steps_recorded())
             return self.begin(), Counter()
-        LOGGER.info("going on from step %d of %s", step, self.workdir)
-        state, position = checkpointer.restore(self.abstract_state, step)
+        state, position = checkpointer.restore(self.abstract_state)
+        LOGGER.info("going on from step %d of %s", int(state.step), self.workdir)
         return state, Counter(position["tally"])
 
 

@@ -1,9 +1,9 @@
 """In which order does a run do things?
 
-    step ─ log (one step late, so that the device never waits) ─ evaluate ─ checkpoint
+    step ─ log (one step late, so that the device never waits) ─ checkpoint ─ evaluate
 
 A run that is stopped at any moment goes on from its last checkpoint, and its record is that of a run that was never
-stopped. SIGTERM and SIGINT save first: nothing is done again.
+stopped: an evaluation that was not finished is made up for. SIGTERM and SIGINT save first: nothing is done again.
 """
 
 import logging
@@ -24,7 +24,7 @@ from mmfuse.training.metrics import MetricWriter, format_progress
 from mmfuse.training.processes import StopSignals
 from mmfuse.training.sharding import place
 from mmfuse.training.state import TrainState
-from mmfuse.types import MmfuseError
+from mmfuse.types import DataError, MmfuseError
 
 LOGGER = logging.getLogger(__name__)
 MOST_SKIPPED = 10  # updates in a row that may be left out before a run stops
@@ -92,33 +92,45 @@ def train(
       DataError: too many records of a source were rejected.
     """
     first = int(state.step)
+
+    def evaluates(step):
+        return step == steps or step % evaluate_every == 0
+
+    if first and evaluates(first) and not run.writer.is_evaluated(first):
+        run.writer.write_evaluation(first, run.evaluate(state))
     clock = _Clock(run, first, steps)
-    logged, rejections = None, Rejections(rejected_share)
+    logged, rejections, failure = None, Rejections(rejected_share), None
     with StopSignals() as signals:
         for step, loaded in zip(
             range(first + 1, steps + 1), clock.wait(load(run.streams, range(first, steps), workers=workers))
         ):
             batches = {name: place(ready.batch, run.mesh) for name, ready in loaded.items()}
             tally = sum((ready.tally for ready in loaded.values()), tally)
-            rejections.check(loaded.values(), tally)
+            try:
+                rejections.check(loaded.values(), tally)
+            except DataError as error:
+                if jax.process_count() == 1:
+                    raise
+                if failure is None:
+                    signals.pass_on()  # the others have to stop at the same step
+                failure = error
             state, metrics = run.program(step).step(state, batches)
             if logged is not None:
                 _log(run, clock, *logged, log_every)
             logged = step, metrics, tally
-            last, stops = step == steps, signals.received(step)
-            evaluates = last or step % evaluate_every == 0
-            saves = last or stops or run.checkpointer.due(step)
-            if saves or evaluates:
+            stops = signals.received(step)
+            saves = stops or evaluates(step) or run.checkpointer.due(step)
+            if saves:
                 _log(run, clock, *logged, log_every)
                 logged = None
-            if evaluates:
-                run.writer.write_evaluation(step, run.evaluate(state))
-            if saves:
                 run.writer.flush()
                 run.checkpointer.save(step, state, {"step": step, "tally": dict(tally)})
-            if stops and not last:
+            if stops and step < steps:
                 run.checkpointer.wait()
-                raise Stopped(f"stopped at step {step} of {steps}; the same command goes on from there")
+                raise failure or Stopped(f"stopped at step {step} of {steps}; the same command goes on from there")
+            if evaluates(step):
+                run.writer.write_evaluation(step, run.evaluate(state))
+                clock.restart()
     run.checkpointer.wait()
     return state, tally
 
@@ -128,7 +140,7 @@ def _log(run, clock, step, metrics, tally, log_every):
     if metrics["skipped"] >= MOST_SKIPPED:
         raise MmfuseError(
             f"step {step}: the loss or the gradient was not finite {MOST_SKIPPED} times in a row; the last state that "
-            "was is in the checkpoints. Lower the learning rate, or look at the data of these steps."
+            "was is in the checkpoints. Look at the data of these steps, or begin anew with a lower learning rate."
         )
     run.writer.write_step(step, {**metrics, **{f"data/{name}": count for name, count in sorted(tally.items())}})
     timing = clock.tick(step)
@@ -155,6 +167,10 @@ class _Clock:
                 return
             self.waited += time.perf_counter() - start
             yield ready
+
+    def restart(self) -> None:
+        """Leaves out what came since the last tick: it was no training."""
+        self.last, self.waited = time.perf_counter(), 0.0
 
     def tick(self, step: int) -> dict[str, float]:
         """The numbers of the steps since the last tick."""

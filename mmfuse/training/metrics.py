@@ -59,6 +59,14 @@ class MetricWriter:
         for name, lines in kept.items():
             _replace(self._path(name), "".join(lines))
 
+    def steps_recorded(self) -> int:
+        """The last step of which there is a line, 0 where there is none."""
+        return max((at for at, _ in _lines(self._path(METRICS))), default=0)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether there are results of the state after `step`."""
+        return any(at == step for at, _ in _lines(self._path(EVALUATION)))
+
     def write_step(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes the metrics (name → number) of one step, which must be the one after the last."""
         if step != self.step + 1:
@@ -81,6 +89,7 @@ class MetricWriter:
         for file in self._files.values():
             os.fsync(file.fileno())
         if self._files:
+            self._tensorboard.flush()
             _sync_folder(self.workdir)
 
     def close(self) -> None:

@@ -89,6 +89,10 @@ class StopSignals:
         """Whether to stop after this step; to be asked after each."""
         return self._received if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
 
+    def pass_on(self) -> None:
+        """Asks all processes to stop, from one of several."""
+        signal.raise_signal(signal.SIGTERM)
+
     def _receive(self, number, frame):
         self._received = True
 

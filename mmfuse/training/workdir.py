@@ -5,13 +5,16 @@ versions. Whoever comes back with another config is refused: the losses would no
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from ml_collections import ConfigDict
 
 from mmfuse.types import CheckpointError
 
-CONFIG, PROVENANCE = "config.json", "provenance.json"
+LOGGER = logging.getLogger(__name__)
+CONFIG, PROVENANCE, LOCK = "config.json", "provenance.json", "lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 # What may change between two starts of a run: it decides how fast steps come and what is kept, not what they are. On
@@ -62,6 +66,28 @@ def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any], *, f
     fresh = path.with_name(f"{CONFIG}.{uuid.uuid4().hex}")  # processes that start together must not share it
     fresh.write_text(json.dumps(wanted, indent=2) + "\n")
     fresh.replace(path)
+
+
+@contextlib.contextmanager
+def alone(workdir: str | Path) -> Generator[None]:
+    """Keeps a second start of the run waiting outside: both would write, and delete, the same files.
+
+    The lock is the first process's, and goes with it, whatever ends it.
+
+    Raises:
+      CheckpointError: a process that has begun earlier trains there.
+    """
+    with open(Path(workdir) / LOCK, "w") as file:
+        try:
+            if jax.process_index() == 0:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"another process trains in {workdir}: wait for it, or stop it, or take another --workdir."
+            ) from None
+        except OSError as error:
+            LOGGER.warning("%s cannot be locked (%s): see to it that nothing else trains there", workdir, error)
+        yield
 
 
 def check_claimed(workdir: str | Path, config: ConfigDict) -> None:

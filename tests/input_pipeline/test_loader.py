@@ -84,3 +84,15 @@ def test_steps_are_fetched_while_the_consumer_works():
             return step
 
     assert [ready["a"] for ready in load({"a": Meeting()}, range(6), workers=3, ahead=3)] == list(range(6))
+
+
+def test_every_thread_has_a_step_to_prepare():
+    """Eight threads wait for one another: with fewer steps at once none would go on."""
+    together = threading.Barrier(8)
+
+    class Waiting:
+        def __getitem__(self, step):
+            together.wait(timeout=20)
+            return step
+
+    assert len(list(load({"it": Waiting()}, range(16), workers=8))) == 16

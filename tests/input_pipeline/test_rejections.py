@@ -72,3 +72,31 @@ def test_a_few_records_are_not_judged(tokenizer):
 def test_a_good_source_does_not_hide_a_bad_one(tokenizer):
     with pytest.raises(DataError, match="the source 'bad'"):
         run({"good": Bad(1001), "bad": Bad(2)}, 0.4, tokenizer, steps=40)
+
+
+class BrokenOff(Bad):
+    """Good records up to a moment, and none from then on."""
+
+    def __init__(self):
+        super().__init__(10**6)
+        self.reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index + 1) if self.reads <= 30 * ROWS else Rejected("gone", f"key {index}")
+
+
+def test_a_source_that_breaks_late_stops_the_run_soon(tokenizer):
+    source, watch, tally = BrokenOff(), Rejections(0.9), Counter()
+    recipe = Recipe({}, {"caption": TextSpec("captions", 1, 7)}, tokenizer)
+    stream = training_stream({"some": source}, {"some": 1.0}, recipe, rows=ROWS, seed=0)
+    with pytest.raises(DataError, match="The last records cannot be used"):
+        for step in range(100):
+            loaded = stream[step]
+            tally = tally + loaded.tally
+            watch.check([loaded], tally)
+    assert 30 <= step < 30 + 2 * JUDGED_FROM // ROWS
+
+
+def test_where_all_may_be_bad_the_last_ones_may_be_too(tokenizer):
+    assert run({"some": Bad(1)}, 1.0, tokenizer, steps=40)["some/used"] == 0

@@ -141,7 +141,11 @@ def test_flush_makes_files_and_their_names_durable(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
     writer = MetricWriter(tmp_path)
     record(writer, 1)
-    assert synced == [path.stat().st_ino for path in (tmp_path / FILES[0], tmp_path / FILES[2], tmp_path)]
+    # and in between the events of TensorBoard
+    wanted = [path.stat().st_ino for path in (tmp_path / FILES[0], tmp_path / FILES[2], tmp_path)]
+    assert [number for number in synced if number in wanted] == wanted
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert events.stat().st_ino in synced
     writer.close()
 
 

@@ -8,7 +8,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from mmfuse.training.workdir import CONFIG, PACKAGES, PROVENANCE, check_claimed, claim, flatten, with_config
+from mmfuse.training.workdir import CONFIG, PACKAGES, PROVENANCE, alone, check_claimed, claim, flatten, with_config
 from mmfuse.types import CheckpointError
 
 DATA = {"tokenizer": "a5", "records": {"scenes": 7, "digits": 5}}
@@ -154,3 +154,11 @@ def test_processes_that_start_together_agree(tmp_path):
 
 def test_flatten():
     assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": None}) == {"a.b.c": 1, "a.d": [2], "e": None}
+
+
+def test_two_do_not_train_in_one_folder(tmp_path):
+    words = "another process trains in .*: wait for it, or stop it"
+    with alone(tmp_path), pytest.raises(CheckpointError, match=words), alone(tmp_path):
+        pass
+    with alone(tmp_path), alone(tmp_path.parent):
+        pass
