@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
         config = fit_to_data(CONFIG.value, saved)
         if saved or MODE.value == "train":
             config = fit_to_minutes(config, saved, WORKDIR.value)
-        MODES[MODE.value](Experiment(config, WORKDIR.value))
+        MODES[MODE.value](Experiment(config, WORKDIR.value, asked=CONFIG.value))
     except MmfuseError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)

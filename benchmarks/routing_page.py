@@ -17,7 +17,7 @@ from mmfuse.sweep import config_name
 
 PAGE = Path(__file__).parent.parent / "docs" / "routing.md"
 WHICH = re.compile(r"--config=configs/router\.py:(\S+)")
-DENSE = "dense"
+DENSE, ROUTED = "dense", ("routed", "frugal")
 ANSWERS, CAPTIONS = "vqa/accuracy", "caption/attribute_f1"
 # modality → kinds of damage that befall it at levels
 DAMAGE = {"image": ("darkness", "noise", "occlusion"), "audio": ("audio_noise",), "source": ("gaps",)}
@@ -61,31 +61,32 @@ def _runs(which: str) -> list[dict[str, Any]]:
 
 
 def _frontier(found: Mapping[str, Reached]) -> Iterator[str]:
-    yield "| run | seeds | answers | captions, F1 | FLOPs of an example | its time | FLOPs of a step | its time |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    yield "| run | seeds | answers | kept | captions, F1 | kept | FLOPs, time of an example | | of a step | |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
     for which, reached in sorted(found.items(), key=lambda item: -item[1]["inference"]["flops"].mean):
         run, cells = reached["run"], []
+        for number in (ANSWERS, CAPTIONS):
+            cells += [f"{run[number]:.3f}", f"{run[number].mean / found[DENSE]['run'][number].mean:.1%}"]
         for phase in ("inference", "train"):
-            cells += [f"{100 * reached[phase][f'{what}_share'].mean:.0f} %" for what in ("flops", "seconds")]
-        answers, captions = run[ANSWERS], run[CAPTIONS]
-        yield f"| `:{which}` | {answers.seeds} | {answers:.3f} | {captions:.3f} | " + " | ".join(cells) + " |"
+            cells += [f"{reached[phase][f'{what}_share'].mean:.0%}" for what in ("flops", "seconds")]
+        yield f"| `:{which}` | {run[ANSWERS].seeds} | " + " | ".join(cells).replace("%", " %") + " |"
 
 
 def _damage(found: Mapping[str, Reached]) -> Iterator[str]:
-    """Of the routed run with the most seeds: its gates, and its answers beside those of the dense one."""
-    routed = {which: reached["run"] for which, reached in found.items() if which.startswith("routed")}
+    """Of the routed run with the most seeds, of these the best: its gates, and its answers beside the dense ones."""
+    routed = {which: reached["run"] for which, reached in found.items() if which.startswith(ROUTED)}
     if not routed:
         return
-    which = max(routed, key=lambda name: routed[name][ANSWERS].seeds)
+    which = max(routed, key=lambda name: (routed[name][ANSWERS].seeds, routed[name][ANSWERS].mean))
     run, dense = routed[which], found[DENSE]["run"]
-    yield f"One modality of three is spoiled, and two are clean; `:{which}`, open gates and answers by level:"
+    yield f"One modality of three is spoiled, and two are clean; `:{which}`, by level of the damage:"
     yield ""
     yield "| damage | number | clean | " + " | ".join(map(str, range(1, LEVELS + 1))) + " |"
     yield "|---|---|---:|" + "---:|" * LEVELS
     for modality, kinds in DAMAGE.items():
         for kind in kinds:
-            opened = [run[f"gating_spoiled/open/{modality}/{part}"] for part in ("clean", *levels(kind))]
-            yield f"| {kind.replace('_', ' ')} | gate of {modality} open | " + _cells(opened)
+            opens = [run[f"gating_spoiled/soft/{modality}/{part}"] for part in ("clean", *levels(kind))]
+            yield f"| {kind.replace('_', ' ')} | probability of the gate of {modality} | " + _cells(opens)
             for name, numbers in (("routed", run), ("dense", dense)):
                 right = [numbers[f"spoiled/accuracy/{part}"] for part in levels(kind)]
                 yield f"| | answers, {name} | | " + _cells(right)
@@ -129,7 +130,7 @@ def routing_picture() -> str:
     parts += [middle + "FLOPs of an example, as a share of the dense model's; upwards: share of right answers</text>"]
     for which, dot in sorted(dots.items()):
         x, y = place(*dot)
-        colour = "#0b6" if which.startswith(("routed", "frugal")) else "#777"
+        colour = "#0b6" if which.startswith(ROUTED) else "#777"
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>']
         parts += [f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" font-size="12">{which}</text>']
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -47,17 +47,18 @@ TOKENIZER, CHECKPOINTS = "tokenizer", "checkpoints"  # folders of the workdir
 class Experiment:
     """A config's run in a workdir."""
 
-    def __init__(self, config: ConfigDict, workdir: str | Path):
+    def __init__(self, config: ConfigDict, workdir: str | Path, asked: ConfigDict | None = None):
         """Refuses a config that cannot be run, and allocates nothing.
 
         Args:
           config: of `configs/`.
           workdir: the folder of the run, which need not be there.
+          asked: the config before it was fitted to the data and the machine; None: it was not.
 
         Raises:
           ConfigError: what is wrong, and what to write instead.
         """
-        self.config, self.workdir = config, Path(workdir)
+        self.config, self.workdir, self.asked = config, Path(workdir), asked
         self.mesh = make_mesh(**config.mesh)
         validate(config, shards=batch_shards(self.mesh))
         self.objectives = build_goals.make_objectives(config)
@@ -248,7 +249,7 @@ class Experiment:
         data = {"tokenizer": self.tokenizer.sha256, "records": sizes}
         if "weights" in self.config:
             data["weights"] = weight_hashes(self.config.weights.folder)
-        claim(self.workdir, self.config, data, free=free)
+        claim(self.workdir, self.config, data, free=free, asked=self.asked)
         folder = self.workdir / TOKENIZER
         if jax.process_index() == 0 and not folder.exists():
             fresh = folder.with_name(f"{TOKENIZER}.{os.getpid()}")

@@ -106,14 +106,7 @@ def train(
         ):
             batches = {name: place(ready.batch, run.mesh) for name, ready in loaded.items()}
             tally = sum((ready.tally for ready in loaded.values()), tally)
-            try:
-                rejections.check(loaded.values(), tally)
-            except DataError as error:
-                if jax.process_count() == 1:
-                    raise
-                if failure is None:
-                    signals.pass_on()  # the others have to stop at the same step
-                failure = error
+            failure = failure or _check(rejections, loaded.values(), tally, signals)
             state, metrics = run.program(step).step(state, batches)
             if logged is not None:
                 _log(run, clock, *logged, log_every)
@@ -133,6 +126,18 @@ def train(
                 clock.restart()
     run.checkpointer.wait()
     return state, tally
+
+
+def _check(rejections, loaded, tally, signals) -> DataError | None:
+    """Raises what is wrong; one of several processes has all of them stop at the same step, and returns it."""
+    try:
+        rejections.check(loaded, tally)
+    except DataError as error:
+        if jax.process_count() == 1:
+            raise
+        signals.pass_on()
+        return error
+    return None
 
 
 def _log(run, clock, step, metrics, tally, log_every):

@@ -22,9 +22,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from mmfuse.training.asked import read_back, write_down
 from mmfuse.types import CheckpointError
 
 LOGGER = logging.getLogger(__name__)
+SAVED = Path(__file__).parents[2] / "configs" / "saved.py"
 CONFIG, PROVENANCE, LOCK = "config.json", "provenance.json", "lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
@@ -44,7 +46,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any], *, free: Sequence[str] = FREE) -> None:
+def claim(
+    workdir: str | Path,
+    config: ConfigDict,
+    data: Mapping[str, Any],
+    *,
+    free: Sequence[str] = FREE,
+    asked: ConfigDict | None = None,
+) -> None:
     """Writes down what the run is, or checks that it is the one that this folder belongs to.
 
     Args:
@@ -52,6 +61,7 @@ def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any], *, f
       config: resolved.
       data: what the data is beyond the config, such as the tokenizer's hash and the number of records.
       free: the fields that may be other ones.
+      asked: the config before it was fitted to the data and the machine; None: it was not.
 
     Raises:
       CheckpointError: the folder belongs to a run of another config or other data; it names the fields.
@@ -64,7 +74,7 @@ def claim(workdir: str | Path, config: ConfigDict, data: Mapping[str, Any], *, f
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / PROVENANCE).write_text(json.dumps(provenance(), indent=2) + "\n")
     fresh = path.with_name(f"{CONFIG}.{uuid.uuid4().hex}")  # processes that start together must not share it
-    fresh.write_text(json.dumps(wanted, indent=2) + "\n")
+    fresh.write_text(json.dumps({**wanted, "asked": write_down(asked or config)}, indent=2) + "\n")
     fresh.replace(path)
 
 
@@ -109,8 +119,15 @@ def saved_config(workdir: str | Path) -> dict[str, Any]:
     return json.loads(path.read_text())["config"] if path.exists() else {}
 
 
+def asked_config(workdir: str | Path) -> ConfigDict:
+    """The config that the run in this folder was begun with, before it was fitted to anything."""
+    return read_back(json.loads((Path(workdir) / CONFIG).read_text())["asked"])
+
+
 def with_config(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments; where they name no config, with the flags that made that of the workdir's run.
+    """A command's arguments; where they name no config, with that of the workdir's run.
+
+    Of runs from before it was written down, with the flags that made it.
 
     Raises:
       CheckpointError: no config is named, and there is no run in the workdir.
@@ -121,10 +138,14 @@ def with_config(arguments: Sequence[str]) -> list[str]:
     given, _ = parser.parse_known_args(arguments)
     if given.config or not given.workdir:
         return list(arguments)
-    path = Path(given.workdir) / PROVENANCE
+    path = Path(given.workdir) / CONFIG
     if not path.exists():
         raise CheckpointError(f"there is no run in {given.workdir}: name its --config to begin one.")
-    return [arguments[0], *json.loads(path.read_text())["flags"], *arguments[1:]]
+    if "asked" in json.loads(path.read_text()):
+        flags = [f"--config={SAVED}:{given.workdir}"]
+    else:
+        flags = json.loads(path.with_name(PROVENANCE).read_text())["flags"]
+    return [arguments[0], *flags, *arguments[1:]]
 
 
 def provenance() -> dict[str, Any]:

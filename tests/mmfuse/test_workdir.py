@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -109,21 +110,35 @@ def test_an_evaluation_may_measure_on_other_data(tmp_path):
         check_claimed(tmp_path / "none", config())
 
 
-def test_the_flags_that_made_a_run_are_found_again(tmp_path, monkeypatch):
-    flags = ["--config=configs/tiny.py", "--config.seed=3"]
-    monkeypatch.setattr("sys.argv", ["main.py", flags[0], "--workdir=somewhere", flags[1]])
-    claim(tmp_path, config(), DATA)
+def test_a_command_without_a_config_takes_that_of_the_run(tmp_path):
+    asked = config(**{"eval.name": "asked"})
+    claim(tmp_path, config(seed=3), DATA, asked=asked)
     changes = ["--config.eval.name=new", "--mode=evaluate"]
     for workdir in ([f"--workdir={tmp_path}"], ["--workdir", str(tmp_path)]):
-        assert with_config(["main.py", *workdir, *changes]) == ["main.py", *flags, *workdir, *changes]
-    changed = ["--config", "configs/tiny.py", "--config.seed=3", "--config.mesh.data", "2"]
-    monkeypatch.setattr("sys.argv", ["main.py", *changed[:2], "--workdir", "else", *changed[2:]])
-    claim(tmp_path / "words", config(), DATA)
-    assert with_config(["main.py", f"--workdir={tmp_path}/words"])[1:-1] == changed
+        program, flag, *rest = with_config(["main.py", *workdir, *changes])
+        assert [program, *rest] == ["main.py", *workdir, *changes]
+        file, _, folder = flag.removeprefix("--config=").partition(":")
+        found = runpy.run_path(file)["get_config"](folder)
+        assert found.to_dict() == asked.to_dict()
     for whole in (["main.py", "--config=a", *workdir], ["main.py", *changes], ["main.py", "--config=a"]):
         assert with_config(whole) == whole
     with pytest.raises(CheckpointError, match="there is no run in /none: name its --config"):
         with_config(["main.py", "--workdir=/none", *changes])
+
+
+def test_of_older_runs_the_flags_that_made_them_are_found_again(tmp_path, monkeypatch):
+    for name, flags in {
+        "one": ["--config=configs/tiny.py", "--config.seed=3"],
+        "words": ["--config", "configs/tiny.py", "--config.seed=3", "--config.mesh.data", "2"],
+    }.items():
+        monkeypatch.setattr("sys.argv", ["main.py", *flags[:2], "--workdir", "else", *flags[2:]])
+        claim(tmp_path / name, config(), DATA)
+        path = tmp_path / name / CONFIG
+        path.write_text(
+            json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "asked"})
+        )
+        workdir = f"--workdir={tmp_path / name}"
+        assert with_config(["main.py", workdir, "--mode=evaluate"]) == ["main.py", *flags, workdir, "--mode=evaluate"]
 
 
 def test_tuples_and_lists_are_the_same(tmp_path):
