@@ -13,6 +13,7 @@ from benchmarks.quickstart_page import quickstart_page
 from benchmarks.record import read
 from benchmarks.routing_page import routing_page, routing_picture
 from mmfuse.results import newest_of_each_seed, over_seeds, runs_in_words
+from mmfuse.sweep import config_name
 
 ROOT = Path(__file__).parent.parent
 DOCS, README = ROOT / "docs", ROOT / "README.md"
@@ -40,11 +41,16 @@ EXPERIMENTS = (  # config, what it is, what it reaches, page
         ),
         "quickstart.md",
     ),
-    ("router", "which of three modalities are worth reading, decided for each example", (), "routing.md"),
     (
-        "router_consensus",
+        "router:frugal_50",
+        "which of three modalities are worth reading, decided for each example; one at most is read",
+        (("answers", "vqa/accuracy"), ("caption F1", "caption/attribute_f1")),
+        "routing.md",
+    ),
+    (
+        "router_consensus:gated",
         "which of three modalities disagrees with the others, and is not believed",
-        (),
+        (("AUROC of a swap", "agreement/auroc/swap"), ("of a near miss", "agreement/auroc/alter")),
         "consensus.md",
     ),
     (
@@ -165,9 +171,12 @@ def readme() -> str:
     """`README.md` with its table of experiments made anew."""
     lines = ["| config | what it is | reached | as in |", "|---|---|---|---|"]
     for name, words, numbers, page in EXPERIMENTS:
-        reached = over_seeds(run["summary"] for run in newest_of_each_seed(read(name))) if numbers else {}
+        file, _, argument = name.partition(":")
+        runs = newest_of_each_seed(read(config_name(f"{file}:{argument}"))) if numbers else []
+        reached = over_seeds(run["summary"] for run in runs) if numbers else {}
         shown = "; ".join(f"{what} {reached[key]:.2f}" for what, key in numbers) or "—"
-        lines.append(f"| [`configs/{name}.py`](configs/{name}.py) | {words} | {shown} | [docs/{page}](docs/{page}) |")
+        called = f"configs/{file}.py" + (f":{argument}" if argument else "")
+        lines.append(f"| [`{called}`](configs/{file}.py) | {words} | {shown} | [docs/{page}](docs/{page}) |")
     return renewed(README, lines)
 
 

@@ -9,9 +9,35 @@ import sys
 import numpy as np
 import pytest
 
+from input_pipeline.prepare.shards import write_shards
+from input_pipeline.sources.scenes import Scenes
 from tests.running import finish, metrics, start, wait_for_step
 
 pytestmark = pytest.mark.processes
+
+
+def start_two(workdir, *flags, config, own=("", "")):
+    """Two processes of one run, each with a flag of its own."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        shared = f"--coordinator=localhost:{free.getsockname()[1]}", "--processes=2", "--cpu_devices=2"
+    each = [[f"--process={index}", *filter(None, [flag])] for index, flag in enumerate(own)]
+    return [start(workdir, *flags, *shared, *mine, config=config) for mine in each]
+
+
+def test_one_process_that_reads_too_much_that_is_bad_stops_both_at_the_same_step(tmp_path):
+    shards, workdir = tmp_path / "shards", tmp_path / "run"
+    write_shards(Scenes("train"), shards, count=20, per_shard=10)
+    first = sorted(shards.glob("*.tar"))[0]
+    first.write_bytes(first.read_bytes()[:-20_000])  # a copy that broke off
+    own = "--config.loader.rejected_share=1.0", "--config.loader.rejected_share=0.0"
+    flags = f"--config.data.train={shards}/*.tar", f"--config.data.test={shards}/*.tar", "--config.train.steps=2000"
+    both = start_two(workdir, *flags, config="tests/small_own_data.py", own=own)
+    outputs = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [75, 2], outputs
+    assert "records read from the source 'train' were rejected" in outputs[1]
+    lines = metrics(workdir)
+    assert (workdir / "checkpoints" / str(len(lines))).is_dir()
 
 
 def test_two_processes_take_over_from_one_and_route_as_it_would(tmp_path):
@@ -24,10 +50,7 @@ def test_two_processes_take_over_from_one_and_route_as_it_would(tmp_path):
     process.communicate(timeout=120)
     assert process.returncode == 75
     alone = len(metrics(moved))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        shared = f"--coordinator=localhost:{free.getsockname()[1]}", "--processes=2", "--cpu_devices=2"
-    both = [start(moved, steps, *shared, f"--process={index}", config=config) for index in range(2)]
+    both = start_two(moved, steps, config=config)
     wait_for_step(both[0], moved, alone + 3)
     both[1].send_signal(signal.SIGTERM)
     for process in both:

@@ -22,7 +22,7 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     """A mesh over all devices, or over the first ones where fewer are asked for; −1 takes what the others leave.
 
     Raises:
-      ConfigError: there are not enough devices, or they do not divide.
+      ConfigError: there are not enough devices, or they do not divide, or some of several processes would have none.
     """
     sizes, available = [data, fsdp, tensor], jax.device_count()
     fixed = math.prod(size for size in sizes if size != -1)
@@ -35,6 +35,10 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
             "make an axis smaller, or start on more devices."
         )
     sizes = [available // fixed if size == -1 else size for size in sizes]
+    if jax.process_count() > 1 and math.prod(sizes) < available:
+        raise ConfigError(
+            f"{asked} needs {fixed} of the {available} devices of all processes: use all, or start fewer."
+        )
     devices = jax.devices()[: math.prod(sizes)]
     return jax.make_mesh(sizes, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
 

@@ -38,6 +38,13 @@ def test_mesh_that_the_machine_does_not_have_is_refused(asked, words):
         make_mesh(**asked)
 
 
+def test_each_of_several_processes_has_devices(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="needs 4 of the 8 devices of all processes: use all"):
+        make_mesh(data=4)
+    assert make_mesh(data=-1).size == 8
+
+
 def test_rules_align_at_the_right_so_that_a_scanned_axis_stays_whole():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     tree = {"kernel": jnp.zeros((4, 6)), "scanned": {"kernel": jnp.zeros((3, 4, 6))}, "step": jnp.zeros(())}
