@@ -180,8 +180,9 @@ class Checkpointer:
         except CheckpointError:
             raise
         except Exception as error:
-            # what one process cannot read others may
-            kind = _Damaged if jax.process_count() == 1 else CheckpointError
+            # what one process cannot read others may; and memory that is short says nothing of the disk
+            elsewhere = jax.process_count() > 1 or isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+            kind = CheckpointError if elsewhere else _Damaged
             raise kind(f"{path} cannot be read: {error}.") from error
         leaves, content = {name: restored[STATE][name] for name in wanted}, restored[POSITION]
         if CONTENT & set(content):  # none of it in those from before there were checksums
