@@ -35,7 +35,8 @@ def routing_page() -> str:
 
 
 def measured() -> dict[str, Reached]:
-    """Which run → phase (train, inference, and `run` for its summary) → number → over seeds, the newest of each.
+    """Which run → phase → number → over seeds, the newest of each; phases are train, inference, `run` for its summary, and
+    `kept`, what it keeps of the dense run of the same seed.
 
     Runs that took other steps than the last dense one are of an experiment before this one. What a run costs was
     measured on a run of the same commit, where its line says of which.
@@ -47,11 +48,17 @@ def measured() -> dict[str, Reached]:
             newest.setdefault((found[1], line["phase"]), {})[line["seed"], line.get("run_git")] = line
     by_run: dict[str, Reached] = {}
     steps = [run["steps"] for run in _runs(DENSE)][-1:]
+    dense = {run["seed"]: run["summary"] for run in _runs(DENSE) if run["steps"] in steps}
     for (which, phase), costs in newest.items():
         runs = newest_of_each_seed([run for run in _runs(which) if run["steps"] in steps])
         measured_on = [costs.get((run["seed"], run["git"]), costs.get((run["seed"], None))) for run in runs]
         if any(measured_on):
             reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
+            reached["kept"] = over_seeds(
+                {number: run["summary"][number] / dense[run["seed"]][number] for number in (ANSWERS, CAPTIONS)}
+                for run in runs
+                if run["seed"] in dense
+            )
             reached[phase] = over_seeds(line for line in measured_on if line)
     return by_run
 
@@ -66,7 +73,7 @@ def _frontier(found: Mapping[str, Reached]) -> Iterator[str]:
     for which, reached in sorted(found.items(), key=lambda item: -item[1]["inference"]["flops"].mean):
         run, cells = reached["run"], []
         for number in (ANSWERS, CAPTIONS):
-            cells += [f"{run[number]:.3f}", f"{run[number].mean / found[DENSE]['run'][number].mean:.1%}"]
+            cells += [f"{run[number]:.3f}", f"{reached['kept'][number].mean:.1%}"]
         for phase in ("inference", "train"):
             cells += [f"{reached[phase][f'{what}_share'].mean:.0%}" for what in ("flops", "seconds")]
         yield f"| `:{which}` | {run[ANSWERS].seeds} | " + " | ".join(cells).replace("%", " %") + " |"
