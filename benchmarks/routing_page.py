@@ -35,8 +35,8 @@ def routing_page() -> str:
 
 
 def measured() -> dict[str, Reached]:
-    """Which run → phase → number → over seeds, the newest of each; phases are train, inference, `run` for its summary, and
-    `kept`, what it keeps of the dense run of the same seed.
+    """Which run → phase → number → over seeds, the newest of each; phases are train, inference, `run` for its summary,
+    and `kept`, what it keeps of the dense run of the same seed.
 
     Runs that took other steps than the last dense one are of an experiment before this one. What a run costs was
     measured on a run of the same commit, where its line says of which.

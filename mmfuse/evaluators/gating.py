@@ -39,8 +39,8 @@ class Gating:
         Of each: `open/{modality}`, the share of open gates; the same with `/clean` and, for each kind of corruption,
         `/{kind}/{level}` (`damage.py`); `soft/…` the mean probability of being open, likewise; `agreement/…`
         1 − |hard − soft|; `auroc/…` how well the soft gate tells what is clean from what is spoiled; `collapsed/…`.
-        `cost` is the share of the towers' dense FLOPs that what is open needs (a batch pays for the rung of the ladder that
-        holds it), `rejected` how many records were left out.
+        `cost` is the share of the towers' dense FLOPs that what is open needs (a batch pays for the rung of the ladder
+        that holds it), `rejected` how many records were left out.
         """
         costs = self.merge(state).router.costs
         opened, soft, there, befallen = self._collect(state)
