@@ -55,7 +55,11 @@ def measured() -> dict[str, Reached]:
         if any(measured_on):
             reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
             reached["kept"] = over_seeds(
-                {number: run["summary"][number] / dense[run["seed"]][number] for number in (ANSWERS, CAPTIONS)}
+                {
+                    number: run["summary"][number] / dense[run["seed"]][number]
+                    for number in (ANSWERS, CAPTIONS)
+                    if number in run["summary"]
+                }
                 for run in runs
                 if run["seed"] in dense
             )

@@ -127,7 +127,7 @@ def _route(config, capacity, gates):
     config.objectives.floor = {"kind": "entropy_floor", "floor": 0.9}
     config.objectives.cost = {"kind": "expected_cost"}
     config.streams.scenes.objectives.update(cost=0.02, floor=1.0)
-    stream = {**config.evaluators.vqa.stream, "text": {"source": config.streams.scenes.text.source}}
+    stream = config.evaluators.vqa.stream  # with its questions: what is asked for is evidence, too
     for name, test in (("gating", SCENES), ("gating_spoiled", ONE_SPOILED)):
         config.evaluators[name] = {"kind": "gating", "source": {**test, "split": "test"}, "stream": stream}
 

@@ -29,7 +29,7 @@ from mmfuse.objectives.cost import count_flops
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.loop import Program, Run, train
 from mmfuse.training.metrics import MetricWriter
-from mmfuse.training.optimizer import make_optimizer
+from mmfuse.training.optimizer import keep_part, make_optimizer
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, replicated
 from mmfuse.training.state import StateMaker, TrainState
@@ -276,7 +276,9 @@ def _optimizer(config, params) -> optax.GradientTransformationExtraArgs:
     """Where nothing is trained, a config need not say how."""
     if not jax.tree.leaves(params):
         return optax.with_extra_args_support(optax.identity())
-    return make_optimizer(config.optimizer, params, config.train.steps)
+    optimizer = make_optimizer(config.optimizer, params, config.train.steps)
+    kept = "router" in config.model and not config.model.router.get("learns", True)
+    return keep_part(optimizer, "router") if kept else optimizer
 
 
 def _without_remat(config: ConfigDict) -> ConfigDict | None:

@@ -63,7 +63,10 @@ def test_runs_of_the_routing_experiment_are_told_apart_by_config_seed_and_phase(
         "train",
         "inference",
         "run",
+        "kept",
     }
+    # of the dense run of the same seed, which is there for seed 0 alone
+    assert f"{found['routed_34']['kept']['vqa/accuracy']:.3f}" == f"{0.7 / 0.9:.3f}"
     # the newer measurement of seed 0 counts
     assert f"{found['routed_34']['train']['flops_share']:.2f}" == "0.50 ± 0.14"
     assert f"{found['routed_34']['run']['vqa/accuracy']:.2f}" == "0.60 ± 0.14"

@@ -38,18 +38,18 @@ class Reading(NamedTuple):
     decided: dict[str, tuple[Bool[Any, "B"], Float[Any, "B"]]]
 
     def upright(self, name: str, row: int, heat: Float[Any, "S"]) -> Float[Any, "rows columns"] | None:
-        """Heat over the first item of a row's memory as its picture shows it; None of what is no picture, or absent.
+        """Heat over the first item of a row's memory as its picture shows it; None of what is no picture.
 
-        Of a picture that is its own part of the array, whatever that holds besides. Pictures of sounds have time to the
-        right and pitch upwards.
+        Of a picture that is its own part of the array, or all of it, if none of it is read. Pictures of sounds have
+        time to the right and pitch upwards.
         """
         position = np.asarray(self.tokens[name].position[row])
         if position.shape[-1] != 2:
             return None
-        there = np.asarray(self.tokens[name].segment[row]) > 0 if name == "image" else np.full(len(position), True)
-        there[len(position) // int(self.items[name]) :] = False
-        if not there.any():
-            return None
+        first = np.arange(len(position)) < len(position) // int(self.items[name])
+        there = first & (np.asarray(self.tokens[name].segment[row]) > 0)
+        if name != "image" or not there.any():
+            there = first
         place = position[there].astype(int)
         grid = np.zeros(place.max(axis=0) + 1, heat.dtype)
         grid[tuple(place.T)] = heat[there]  # a class token is said to stand at the first place, and comes before it

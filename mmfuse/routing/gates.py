@@ -12,7 +12,7 @@ References: straight through, Bengio et al. 2013, arXiv 1308.3432; binary concre
 """
 
 import dataclasses
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,13 @@ class Gates(NamedTuple):
 
 @runtime_checkable
 class Gate(Protocol):
-    """The form that every gate has: logits (B M), which modalities are there, a temperature, a key or None."""
+    """The form that every gate has: logits (B M), which modalities are there, a temperature, a key or None.
+
+    What a `strict` gate shuts stays shut in training, though there be room. Of others the likeliest are read: so they
+    learn what opening is worth.
+    """
+
+    strict: ClassVar[bool]
 
     def __call__(
         self,
@@ -66,6 +72,8 @@ def among_highest(scores: Float[Array, "B M"], number: int) -> Bool[Array, "B M"
 class Threshold:
     """Open where σ(logit / temperature) > ½; the same with and without a key."""
 
+    strict: ClassVar[bool] = False
+
     def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
         return _decide(_there(logits, present) / temperature, present)
 
@@ -76,6 +84,8 @@ class BinaryConcrete:
 
     The gradient of `value` is that of the relaxed draw.
     """
+
+    strict: ClassVar[bool] = False
 
     def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
         logits = _there(logits, present)
@@ -91,6 +101,8 @@ class HardConcrete:
     `low` < 0 and `high` > 1 say how far s is stretched. `soft` is the probability that z > 0. The gradient is that of
     z: none where it is clipped.
     """
+
+    strict: ClassVar[bool] = True
 
     low: float = -0.1
     high: float = 1.1
@@ -110,6 +122,8 @@ class TopK:
 
     With a key, Gumbel noise draws them by their shares, without replacement: Kool et al. 2019, arXiv 1903.06059.
     """
+
+    strict: ClassVar[bool] = True
 
     number: int
 
@@ -132,6 +146,8 @@ class Dimmed:
     2017, arXiv 1703.01365, equation 1.
     """
 
+    strict: ClassVar[bool] = False
+
     share: float = 0.25
 
     def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
@@ -151,6 +167,8 @@ class Random:
 
     Without a key the lot is always the same for each place of a batch. Nothing is learned: `soft` is 1 − lot.
     """
+
+    strict: ClassVar[bool] = False
 
     shares: tuple[float, ...]
 

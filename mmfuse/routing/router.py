@@ -141,15 +141,16 @@ class Router(nnx.Module):
         return reliability + self.down(jax.nn.relu(self.up(joined))) + self.open_at_first, present
 
     def _within_capacity(self, gates, present):
-        """Each group's likeliest, as many as the capacity, also of those that the gate would shut: it learns of them.
+        """Each group's likeliest, as many as the capacity, also of those that a gate would shut that is not strict.
 
-        What was drawn has no say: it would leave out what can be relied on, for what cannot.
+        What was drawn has no say in their order: it would leave out what can be relied on, for what cannot.
         """
         rows, columns = len(present), []
+        candidates = gates.wanted if self.gate.strict else present
         for index, share in enumerate(self.capacity):
             number = room(rows, self.groups, share)
             score = jax.lax.stop_gradient(gates.soft[:, index])
-            columns.append(taken(choose(score, present[:, index], groups=self.groups, number=number), rows))
+            columns.append(taken(choose(score, candidates[:, index], groups=self.groups, number=number), rows))
         decision = jnp.stack(columns, axis=1)
         value = jnp.where(decision & gates.open, gates.value, straight_through(decision, gates.soft))
         return Gates(decision, value, gates.soft, gates.wanted)

@@ -103,6 +103,19 @@ def make_optimizer(config: ConfigDict, params: optax.Params, steps: int) -> opta
     return _in_float32(optax.with_extra_args_support(chain))
 
 
+def keep_part(optimizer: optax.GradientTransformationExtraArgs, part: str) -> optax.GradientTransformationExtraArgs:
+    """The same, with the same state, but for the parameters whose names begin with `part/`: no momentum moves them."""
+
+    def update(updates, state, params=None, **extra):
+        updates, state = optimizer.update(updates, state, params, **extra)
+        kept = jax.tree_util.tree_map_with_path(
+            lambda path, update: jnp.zeros_like(update) if path_name(path).startswith(f"{part}/") else update, updates
+        )
+        return kept, state
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
 def _direction(config: ConfigDict, params: optax.Params) -> optax.GradientTransformation:
     """Where an update goes, at a learning rate of 1 and without decay."""
     adam = optax.scale_by_adam(config.b1, config.b2, config.eps)

@@ -10,7 +10,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from mmfuse.training.optimizer import make_optimizer, make_schedule
+from mmfuse.training.optimizer import keep_part, make_optimizer, make_schedule
 from mmfuse.training.rules import named_leaves
 from mmfuse.types import ConfigError
 
@@ -211,3 +211,17 @@ def test_rules_may_be_lists():
 def test_rules_that_fit_no_parameter_are_refused():
     with pytest.raises(ConfigError, match="'scael\\$' is found in no name"):
         make_optimizer(config(weight_decay=(("scael$", 0.0), (".*", 0.05))), draw(0), STEPS)
+
+
+def test_a_part_that_is_kept_is_moved_by_no_momentum():
+    params = {"router": {"kernel": jnp.ones((3, 2))}, "routers": jnp.ones(5)}
+    plain = optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9))
+    kept, state = keep_part(plain, "router"), plain.init(params)
+    _, state = plain.update(jax.tree.map(jnp.ones_like, params), state, params)
+    still = jax.tree.map(jnp.zeros_like, params)
+    moved, after = kept.update(still, state, params)
+    expected, wanted = plain.update(still, state, params)
+    assert (np.asarray(expected["router"]["kernel"]) != 0).all()
+    np.testing.assert_array_equal(moved["router"]["kernel"], 0)
+    np.testing.assert_array_equal(moved["routers"], expected["routers"])
+    jax.tree.map(np.testing.assert_array_equal, after, wanted)

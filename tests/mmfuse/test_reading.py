@@ -30,7 +30,7 @@ def test_the_first_item_is_shown_and_no_class_token(name):
 
 def test_each_picture_has_its_own_grid():
     places = 17
-    position, segment = np.zeros((3, places, 2)), np.zeros((3, places), int)
+    position, segment = np.zeros((2, places, 2)), np.zeros((2, places), int)
     for row, (rows, columns) in enumerate([(4, 4), (3, 5)]):
         position[row, : rows * columns], segment[row, : rows * columns] = grid(rows, columns), 1
     position[1, 15:] = 7  # padding stands anywhere
@@ -38,7 +38,8 @@ def test_each_picture_has_its_own_grid():
     read = reading("image", position, segment)
     np.testing.assert_array_equal(read.upright("image", 0, heat), heat[:16].reshape(4, 4))
     np.testing.assert_array_equal(read.upright("image", 1, heat), heat[:15].reshape(3, 5))
-    assert read.upright("image", 2, heat) is None  # there is no picture
+    absent = reading("image", np.tile(grid(3, 5), (1, 1, 1)), np.zeros((1, 15), int))
+    np.testing.assert_array_equal(absent.upright("image", 0, np.zeros(15)), np.zeros((3, 5)))
 
 
 def test_a_text_has_no_map():

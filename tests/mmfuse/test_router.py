@@ -134,6 +134,21 @@ def test_training_takes_the_likeliest_whatever_is_drawn(model_config, batch, gat
             assert not left.any() or soft[opened].min() >= soft[left].max()
 
 
+@pytest.mark.parametrize("gate", ["hard_concrete", "top_1", "top_2"])
+def test_what_a_strict_gate_shuts_stays_shut(model_config, batch, gate):
+    model = make(model_config, gate=gate, capacity=dict.fromkeys(NAMES, 1.0))
+    gates = encode(model, batch, moment=moment()).gates
+    opened, wanted, value = (
+        np.stack([getattr(gates[name], part) for name in NAMES], axis=1) for part in ("open", "wanted", "value")
+    )
+    np.testing.assert_array_equal(opened, wanted)
+    np.testing.assert_array_equal(value > 0, opened)
+    existing = np.stack([there(batch, name) for name in NAMES], axis=1)
+    assert (existing & ~opened).any()
+    if gate != "hard_concrete":
+        np.testing.assert_array_equal(opened.sum(axis=1), np.minimum(existing.sum(axis=1), int(gate[-1])))
+
+
 @pytest.mark.parametrize(
     "objective", [Generation(4), Contrastive((("image", "audio"), ("image", "caption")), softmax_loss)]
 )
@@ -229,16 +244,15 @@ def test_the_router_is_small(routed):
 def test_decisions_do_not_depend_on_the_mesh(model_config, batch):
     graph, state = nnx.split(make(model_config, gate="binary_concrete"))
 
-    def decide(devices):
+    def decide(devices, moment):
         mesh = jax.make_mesh(
             (devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices]
         )
         rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
         shown = jax.device_put(batch, rows)
-        gates = jax.jit(lambda state, batch: nnx.merge(graph, state).encode(batch, moment=moment(3)).gates)(
-            state, shown
-        )
-        return {name: np.asarray(gates[name].open) for name in NAMES}
+        gates = jax.jit(lambda state, batch: nnx.merge(graph, state).encode(batch, moment=moment).gates)(state, shown)
+        return jax.tree.map(np.asarray, gates)
 
-    for name, opened in decide(2).items():
-        np.testing.assert_array_equal(opened, decide(1)[name])
+    for when in (moment(3), None):
+        for ours, theirs in zip(jax.tree.leaves(decide(2, when)), jax.tree.leaves(decide(1, when)), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
