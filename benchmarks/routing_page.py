@@ -48,23 +48,25 @@ def measured() -> dict[str, Reached]:
             newest.setdefault((found[1], line["phase"]), {})[line["seed"], line.get("run_git")] = line
     by_run: dict[str, Reached] = {}
     steps = [run["steps"] for run in _runs(DENSE)][-1:]
-    dense = {run["seed"]: run["summary"] for run in _runs(DENSE) if run["steps"] in steps}
+
+    def runs_of(which):
+        return newest_of_each_seed([run for run in _runs(which) if run["steps"] in steps])
+
+    dense = {run["seed"]: run["summary"] for run in runs_of(DENSE)}
     for (which, phase), costs in newest.items():
-        runs = newest_of_each_seed([run for run in _runs(which) if run["steps"] in steps])
+        runs = runs_of(which)
         measured_on = [costs.get((run["seed"], run["git"]), costs.get((run["seed"], None))) for run in runs]
         if any(measured_on):
-            reached = by_run.setdefault(which, {"run": over_seeds(run["summary"] for run in runs)})
-            reached["kept"] = over_seeds(
-                {
-                    number: run["summary"][number] / dense[run["seed"]][number]
-                    for number in (ANSWERS, CAPTIONS)
-                    if number in run["summary"]
-                }
-                for run in runs
-                if run["seed"] in dense
-            )
-            reached[phase] = over_seeds(line for line in measured_on if line)
+            if which not in by_run:
+                summaries = {run["seed"]: run["summary"] for run in runs}
+                kept = (_kept(summaries[seed], dense[seed]) for seed in summaries if seed in dense)
+                by_run[which] = {"run": over_seeds(summaries.values()), "kept": over_seeds(kept)}
+            by_run[which][phase] = over_seeds(line for line in measured_on if line)
     return by_run
+
+
+def _kept(summary, dense):
+    return {number: summary[number] / dense[number] for number in (ANSWERS, CAPTIONS) if number in summary}
 
 
 def _runs(which: str) -> list[dict[str, Any]]:

@@ -172,8 +172,8 @@ def readme() -> str:
     lines = ["| config | what it is | reached | as in |", "|---|---|---|---|"]
     for name, words, numbers, page in EXPERIMENTS:
         file, _, argument = name.partition(":")
-        runs = newest_of_each_seed(read(config_name(f"{file}:{argument}"))) if numbers else []
-        reached = over_seeds(run["summary"] for run in runs) if numbers else {}
+        runs = newest_of_each_seed(read(config_name(name))) if numbers else []
+        reached = over_seeds(run["summary"] for run in runs)
         shown = "; ".join(f"{what} {reached[key]:.2f}" for what, key in numbers) or "—"
         called = f"configs/{file}.py" + (f":{argument}" if argument else "")
         lines.append(f"| [`{called}`](configs/{file}.py) | {words} | {shown} | [docs/{page}](docs/{page}) |")

@@ -2,10 +2,10 @@
 
     python main.py --config=configs/router.py --workdir=runs/router                # routed
     python main.py --config=configs/router.py:routed_37 --workdir=runs/routed_37   # towers read 37 % in training
-    python main.py --config=configs/router.py:frugal_53 --workdir=runs/frugal_53   # 53 %, and one at most in the test
+    python main.py --config=configs/router.py:frugal_50 --workdir=runs/frugal_50   # 50 %, and one at most in the test
     python main.py --config=configs/router.py:dense --workdir=runs/dense           # every tower reads every example
     python main.py --config=configs/router.py:dense_16 --workdir=runs/dense_16     # the same, 16 wide
-    python main.py --config=configs/router.py:random_53 --workdir=runs/random      # gates are open by lot
+    python main.py --config=configs/router.py:random_37 --workdir=runs/random      # gates are open by lot
     python main.py --config=configs/router.py:image,audio --workdir=runs/two       # a fixed subset of the modalities
 
 Each example has one, two or three modalities that can be relied on, each of them as often as the others; the rest is
@@ -122,7 +122,7 @@ def _route(config, capacity, gates):
     config.sharding = parts.sharding((r"router/", ()))
     config.optimizer.learning_rate_scale = ((r"^router/", 5.0), *config.optimizer.learning_rate_scale)
     config.optimizer.orthogonal = ((r"^router/", False), *config.optimizer.orthogonal)
-    config.optimizer.weight_decay = ((r"^router/", 0.0), *config.optimizer.weight_decay)  # it learns no more, nor fades
+    config.optimizer.weight_decay = ((r"^router/", 0.0), *config.optimizer.weight_decay)
     # while towers know nothing, every gate would shut for good
     config.objectives.floor = {"kind": "entropy_floor", "floor": 0.9}
     config.objectives.cost = {"kind": "expected_cost"}

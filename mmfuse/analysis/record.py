@@ -77,7 +77,7 @@ def split_control(name: str) -> tuple[str, str]:
     What comes first is an evaluator, whatever it is called.
     """
     parts = name.split("/")
-    for index, part in list(enumerate(parts))[1:]:
+    for index, part in enumerate(parts[1:], 1):
         for control in CONTROLS:
             if part.endswith(f"_{control}"):
                 return "/".join([*parts[:index], part.removesuffix(f"_{control}"), *parts[index + 1 :]]), control

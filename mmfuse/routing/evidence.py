@@ -22,7 +22,7 @@ from jaxtyping import Float
 from mmfuse.types import Signal, Text
 
 PARTS = 20  # of a sound, whose levels are compared
-THIN = 4  # one row of so many, one sample of so many
+THIN = 4  # one row of so many; of a part of a sound, the first of so many pieces
 SILENT = 1e-3  # root mean square of a part, full scale being 1
 FLAT = 2.0  # of 255: a difference of neighbours that nobody sees
 
@@ -94,10 +94,8 @@ PROBES: dict[str, type] = {"image": LightProbe, "audio": LevelProbe, "source": L
 
 
 def _inside(size, shape):
-    rows, columns = (
-        thin * jnp.arange(length)[None] < size[:, axis, None]
-        for axis, (length, thin) in enumerate(zip(shape, (THIN, 1)))
-    )
+    rows = THIN * jnp.arange(shape[0])[None] < size[:, 0, None]
+    columns = jnp.arange(shape[1])[None] < size[:, 1, None]
     return rows[:, :, None] & columns[:, None, :]
 
 

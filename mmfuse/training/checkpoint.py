@@ -131,16 +131,14 @@ class Checkpointer:
         complete = sorted(self._complete(), reverse=True)
         if not complete or step not in (None, *complete):
             raise CheckpointError(f"{self.folder} has no whole checkpoint of step {step}; it has {complete[::-1]}.")
-        candidates = complete if step is None else [step]
-        for number in candidates:
+        *newer, last = complete if step is None else [step]
+        for number in newer:
             try:
                 return self._restore(abstract_state, number)
             except _Damaged as damage:
-                if number == candidates[-1]:
-                    raise
                 logging.warning("%s The checkpoint before it is taken.", damage)
                 self._set_aside_damaged(number)
-        raise AssertionError("the last one is given back or raised")
+        return self._restore(abstract_state, last)
 
     def check_none_lost(self, recorded: int) -> None:
         """To be called where there is no whole checkpoint, before a run begins anew.
