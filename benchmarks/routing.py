@@ -28,7 +28,8 @@ from ml_collections import ConfigDict
 
 from benchmarks.record import append
 from input_pipeline.collate import Loaded
-from mmfuse.experiment import Experiment, with_all_read
+from mmfuse.experiment import Experiment
+from mmfuse.phases import phases_of
 from mmfuse.results import run_line
 from mmfuse.routing.router import Router
 from mmfuse.routing.routes import Routes
@@ -68,13 +69,12 @@ class Measured:
 
     def training_flops(self) -> dict[str, float]:
         """Of a step, and of the mean of all steps of the run."""
-        step = step_flops(unrolled(self.config), self.workdir)
-        dense = self.config.model.router.dense_steps if "router" in self.config.model else 0
-        if not dense:
-            return {"flops": step, "flops_over_run": step}
-        share = dense / self.config.train.steps
-        over_run = share * step_flops(with_all_read(unrolled(self.config)), self.workdir) + (1 - share) * step
-        return {"flops": step, "flops_over_run": over_run}
+        steps, first, over_run, flops = self.config.train.steps, 0, 0.0, 0.0
+        for last, config in phases_of(unrolled(self.config)):
+            flops = step_flops(config, self.workdir)
+            over_run += flops * (min(last, steps) - first) / steps
+            first = min(last, steps)
+        return {"flops": flops, "flops_over_run": over_run}
 
     def inference_flops(self) -> dict[str, float]:
         """Of an example: of all programs that run for all of them, rows that fill up a batch too."""

@@ -80,6 +80,7 @@ def router(capacity: dict[str, float], **changes) -> dict:
         "gate": "threshold",  # threshold | binary_concrete | hard_concrete | top_1 | top_2 | random, by capacity
         "capacity": capacity,
         "dense_steps": 0,  # of training at first, whose towers read every example, some of them dimmed (`gates.Dimmed`)
+        "falling": (),  # (last step, share) after these: up to that step each capacity is that share at least
         "learns": True,  # False: the router stays what the dense steps made of it
         "ladder": (0.0, 0.25, 0.5, 1.0),  # shares, of which evaluation takes the lowest that has room
         "at_most": len(capacity),  # modalities that evaluation reads of an example

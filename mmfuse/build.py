@@ -63,7 +63,7 @@ GATES = {
 def _router(model, vocabulary, dtype, rngs):
     config = model.router
     probes = {name: lookup(PROBES, name, "modality with a probe")() for name in config.capacity}
-    settings = {key: value for key, value in config.to_dict().items() if key not in ("gate", "dense_steps")}
+    settings = {key: value for key, value in config.to_dict().items() if key not in ("gate", "dense_steps", "falling")}
     towers = {name: model.towers[reader(name)] for name in probes}
     costs = {name: _tower_flops(tower, vocabulary, dtype) for name, tower in towers.items()}
     gate = lookup(GATES, config.gate, "gate")(tuple(config.capacity.values()))

@@ -33,6 +33,7 @@ def make_objectives(config: ConfigDict) -> dict[str, StreamObjectives]:
                 for objective, coefficient in stream.objectives.items()
             },
             stream.accumulate,
+            {source: number for number, source in enumerate(stream.mixture)} if len(stream.mixture) > 1 else {},
         )
         for name, stream in config.streams.items()
     }

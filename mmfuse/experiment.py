@@ -26,6 +26,7 @@ from mmfuse.analysis.report import report_path
 from mmfuse.describe import describe_batches, describe_cost, describe_state
 from mmfuse.evaluation import Evaluation
 from mmfuse.objectives.cost import count_flops
+from mmfuse.phases import phases_of
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.loop import Program, Run, train
 from mmfuse.training.metrics import MetricWriter
@@ -234,15 +235,16 @@ class Experiment:
         return train(run, state, tally, steps=self.config.train.steps, **often, **self.config.loader)[0]
 
     def _programs(self) -> Callable[[int], Program]:
-        """The program of each step, compiled when it is first asked for: at first a router may let all be read."""
-        dense_steps = self.config.model.router.dense_steps if "router" in self.config.model else 0
-        at_first = Experiment(with_all_read(self.config), self.workdir) if dense_steps else self
+        """The program of each step, compiled when it is first asked for: a router's capacities may fall over time."""
+        phases = [*phases_of(self.config)]
 
         @functools.cache
-        def compiled(experiment):
+        def compiled(phase):
+            config = phases[phase].config
+            experiment = self if config is self.config else Experiment(config, self.workdir)
             return Program(experiment.traced_step.lower().compile(), experiment.flops)
 
-        return lambda step: compiled(at_first if step <= dense_steps else self)
+        return lambda step: compiled(next(at for at, phase in enumerate(phases) if step <= phase.last))
 
     def _claim(self, free=FREE):
         sizes = {name: len(build_data.make_source(source, ())) for name, source in self.config.sources.items()}
@@ -263,13 +265,6 @@ class Experiment:
         state, position = checkpointer.restore(self.abstract_state)
         LOGGER.info("going on from step %d of %s", int(state.step), self.workdir)
         return state, Counter(position["tally"])
-
-
-def with_all_read(config: ConfigDict) -> ConfigDict:
-    """The config with a capacity that holds every example, and gates that learn what being open is worth."""
-    whole = config.copy_and_resolve_references().unlock()  # configs from before gates could be kept have no `learns`
-    whole.model.router.update(gate="dimmed", learns=True, capacity=dict.fromkeys(whole.model.router.capacity, 1.0))
-    return whole
 
 
 def _optimizer(config, params) -> optax.GradientTransformationExtraArgs:

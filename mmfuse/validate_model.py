@@ -4,7 +4,7 @@ Widths that do not divide, parts that do not fit together: one sentence says wha
 """
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from ml_collections import ConfigDict
 
@@ -82,6 +82,12 @@ def _check_router(router, towers):
     require(
         router.get("learns", True) or router.dense_steps > 0,
         "model.router.learns is False and model.router.dense_steps 0: its gates would never learn anything.",
+    )
+    falling = (router.dense_steps, 1.0), *router.get("falling", ())
+    require(
+        all(before < after and high >= low > 0 for (before, high), (after, low) in pairwise(falling)),
+        f"model.router.falling is {falling[1:]}: write (last step, share) with steps that rise beyond dense_steps="
+        f"{router.dense_steps}, and shares of 1 at most that do not.",
     )
     ladder = tuple(router.ladder)
     require(

@@ -64,8 +64,8 @@ def test_two_processes_take_over_from_one_and_route_as_it_would(tmp_path):
     read = np.diff([line["data/scenes/read"] + line["data/digits/read"] for line in lines])
     assert set(read[alone : together - 1]) == {8} and set(read[together:]) == {16}  # each process reads its own part
     for name in ("image", "source"):
-        opened = [line[f"answers/cost/open/{name}"] for line in lines]
-        assert opened == pytest.approx([line[f"answers/cost/open/{name}"] for line in expected])
+        opened = [line[f"answers/gates/open/{name}"] for line in lines]
+        assert opened == pytest.approx([line[f"answers/gates/open/{name}"] for line in expected])
         assert min(opened[:2]) == 1 and max(opened[2:]) < 1
         assert 0 <= json.loads((moved / "summary.json").read_text())[f"gating/open/{name}"] <= 1
 

@@ -3,7 +3,7 @@
 Only the router runs, no tower. Beside how often each gate is open stands how often it is where the signal was left as
 it is, and where it was spoiled, kind by kind and level by level, for sources that know it (`truth["corruptions"]`).
 
-A gate has collapsed where it is always open, always shut, or blind to its evidence: equally open for all examples.
+What a gate is that has collapsed is said in `routing/instruments.py`.
 """
 
 import logging
@@ -16,10 +16,10 @@ from sklearn.metrics import roc_auc_score
 from mmfuse.evaluators.damage import damage_of, shares_by_damage
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.models.multimodal import Multimodal
+from mmfuse.routing.instruments import has_collapsed
 from mmfuse.training.state import TrainState
 
 LOGGER = logging.getLogger(__name__)
-ALWAYS, BLIND = 0.995, 0.01  # a share that is as good as always; a deviation of soft gates that is none
 
 
 class Gating:
@@ -66,10 +66,10 @@ class Gating:
         return *joined, {name: np.array([*map(tuple, found)], object) for name, found in befallen.items()}
 
     def _health(self, name, opened, soft, clean) -> dict[str, float]:
-        share, spread = opened.mean(), soft.std()
-        collapsed = share > ALWAYS or share < 1 - ALWAYS or spread < BLIND
+        share, varied = float(opened.mean()), float(np.abs(soft - soft.mean()).mean())
+        collapsed = has_collapsed(share, varied)
         if collapsed:
-            LOGGER.warning("the gate of %s has collapsed: open for %.1f%%, deviation %.3f", name, 100 * share, spread)
+            LOGGER.warning("the gate of %s has collapsed: open for %.1f%%, deviation %.3f", name, 100 * share, varied)
         numbers = {f"agreement/{name}": float(1 - np.abs(opened - soft).mean()), f"collapsed/{name}": float(collapsed)}
         if clean.any() and not clean.all():
             numbers[f"auroc/{name}"] = float(roc_auc_score(clean, soft))

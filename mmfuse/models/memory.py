@@ -22,7 +22,8 @@ class Memory(NamedTuple):
 
     Attributes:
       tokens: (B S D), the items of an example one after another.
-      embeddings: unit vectors of the shared space, (B C E): one for a signal (C = 1), one for each caption.
+      embeddings: unit vectors of the shared space, (B C E): one for a signal (C = 1), one for each caption; zero where
+        a gate is shut.
       aux: scalars of the towers.
       trace: attention weights where a probe asked for them.
       gates: (B) of each modality that a router decides about. What is shut is padding among the tokens.

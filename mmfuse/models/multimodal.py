@@ -82,7 +82,14 @@ class Multimodal(nnx.Module):
         """The memory, in which a modality that disagrees with the others is padding."""
         agreement = self.consensus(memory.tokens)
         kept = {name: _gated(memory.tokens[name], gates) for name, gates in agreement.gates.items()}
-        return memory._replace(tokens=memory.tokens | kept, agreement=agreement)
+        embedded = {
+            name: _scaled(memory.embeddings[name], gates)
+            for name, gates in agreement.gates.items()
+            if name in memory.embeddings
+        }
+        return memory._replace(
+            tokens=memory.tokens | kept, embeddings=memory.embeddings | embedded, agreement=agreement
+        )
 
     def embed_image(self, pixels: Num[Array, "B h w c"]) -> Float[Array, "B E"]:
         """Unit embeddings of whole pictures.
@@ -150,7 +157,8 @@ class Multimodal(nnx.Module):
             tokens = selection.in_place(tokens) if looked_into else selection(tokens)
         memory.tokens[name] = tokens
         if self.dual is not None and tower in self.dual.projections:
-            memory.embeddings[name] = self.dual.embed(tower, vectors)
+            embedded = self.dual.embed(tower, vectors)
+            memory.embeddings[name] = _scaled(embedded, memory.gates[name]) if name in memory.gates else embedded
         memory.aux.update({f"{name}/{key}": scalar for key, scalar in aux.items()})
         if trace:
             memory.trace[name] = trace
@@ -183,5 +191,11 @@ class Multimodal(nnx.Module):
 
 def _gated(tokens: Tokens, gates: Gates) -> Tokens:
     """Padding where the gate is shut; the gradient of how much it is open comes by what is read of its tokens."""
-    value = gates.value[:, None, None].astype(tokens.values.dtype)
-    return tokens._replace(values=tokens.values * value, segment=jnp.where(gates.open[:, None], tokens.segment, 0))
+    segment = jnp.where(gates.open[:, None], tokens.segment, 0)
+    return tokens._replace(values=_scaled(tokens.values, gates), segment=segment)
+
+
+def _scaled(vectors: Float[Array, "B C E"], gates: Gates) -> Float[Array, "B C E"]:
+    """Zero where the gate is shut. An open gate feels what more of a vector would be worth: in a contrastive loss, what
+    the match is."""
+    return vectors * gates.value[:, None, None].astype(vectors.dtype)

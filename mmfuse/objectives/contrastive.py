@@ -15,7 +15,7 @@ from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.nn.losses.contrastive import info_nce, pairwise_sigmoid
-from mmfuse.objectives.objective import Terms, mean_over_pairs, weight_of_pairs
+from mmfuse.objectives.objective import Terms, mean_over_pairs
 from mmfuse.types import Batch
 
 
@@ -32,15 +32,9 @@ def sigmoid_loss(rows, columns, positive, column_valid, head: DualTower) -> Floa
 class Contrastive:
     """Contrastive loss between all listed pairs of modalities."""
 
-    per_example = False
-
     def __init__(self, between: Sequence[tuple[str, str]], loss: Callable):
         """Args: `between` pairs of names in `Memory.embeddings`; `loss` one of the functions above."""
         self.between, self.loss = [tuple(pair) for pair in between], loss
-
-    def weight(self, batch: Batch) -> Float[Array, "B"]:
-        """1 where both sides of some pair are there."""
-        return weight_of_pairs(batch, self.between)
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
         values, weights, metrics = [], [], {}
@@ -52,7 +46,7 @@ class Contrastive:
             values.append((forth + back) / 2)
             weights.append(there.astype(jnp.float32))
             metrics[f"{a}_to_{b}"] = right, weights[-1]
-        return Terms(mean_over_pairs(values, weights), self.weight(batch), metrics)
+        return Terms(*mean_over_pairs(values, weights), metrics)
 
     def _one_way(self, rows, columns, head) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
         """The loss of each example, the mean over its rows, and the share of rows whose nearest column is right."""

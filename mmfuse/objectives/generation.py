@@ -28,8 +28,6 @@ def predicted_weight(target: Text) -> Float[Array, "B C t"]:
 class Generation:
     """Captioning, question answering: whatever the stream's targets are."""
 
-    per_example = True
-
     def __init__(self, chunk: int, alone: float = 0.0):
         """Builds the objective.
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.nn.losses.routing import mismatch_loss
-from mmfuse.objectives.objective import Terms, mean_over_pairs, weight_of_pairs
+from mmfuse.objectives.objective import Terms, mean_over_pairs
 from mmfuse.types import Batch, Tokens
 
 
@@ -26,15 +26,9 @@ class Matching:
     Its metrics are the accuracy of each pair; real and mixed ones weigh the same in both.
     """
 
-    per_example = False
-
     def __init__(self, between: Sequence[tuple[str, str]], mates: int):
         """Args: pairs of modalities, as the model has them; how many mixed pairs there are for each real one."""
         self.between, self.mates = [tuple(pair) for pair in between], mates
-
-    def weight(self, batch: Batch) -> Float[Array, "B"]:
-        """1 where both sides of some pair are there."""
-        return weight_of_pairs(batch, self.between)
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
         values, weights, metrics = [], [], {}
@@ -50,7 +44,7 @@ class Matching:
             values.append((mismatch_loss(real, swapped=False) + loss) / 2)
             weights.append((there[0] & there[1] & (allowed.sum(axis=1) >= self.mates)).astype(jnp.float32))
             metrics[f"{a}_{b}"] = ((real < 0).astype(jnp.float32) + right) / 2, weights[-1]
-        return Terms(mean_over_pairs(values, weights), self.weight(batch), metrics)
+        return Terms(*mean_over_pairs(values, weights), metrics)
 
 
 def draw_mates(key: Array, allowed: Bool[Array, "B N"], number: int) -> Int[Array, "B {number}"]:

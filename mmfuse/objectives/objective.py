@@ -2,7 +2,7 @@
 
 It says which loss, on which encodings, weighed how:
 
-    objective(model, memory, batch, key) → Terms        objective.weight(batch) → (B)
+    objective(model, memory, batch, key) → Terms
 
 Its part of the total is Σ_B value · weight / Σ_B weight over the global batch. The mathematics is in `nn/losses/`.
 """
@@ -29,26 +29,22 @@ class Terms(NamedTuple):
 
 @runtime_checkable
 class Objective(Protocol):
-    """The form that every objective has.
-
-    `per_example` says that an example's value does not depend on its batch-mates, so that a batch may be cut into
-    pieces whose gradients add up. The weight can be had without the model.
-    """
-
-    per_example: bool
-
-    def weight(self, batch: Batch) -> Float[Array, "B"]: ...
+    """The form that every objective has."""
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms: ...
 
 
-def weight_of_pairs(batch: Batch, between: Sequence[tuple[str, str]]) -> Float[Array, "B"]:
-    """1 where both sides of some pair are there."""
-    both = [batch.present(a).any(axis=1) & batch.present(b).any(axis=1) for a, b in between]
-    return jnp.stack(both).any(axis=0).astype(jnp.float32)
+@runtime_checkable
+class PerExample(Objective, Protocol):
+    """One whose value of an example does not depend on its batch-mates, and whose weight can be had without the model.
+
+    So a batch may be cut into pieces whose gradients add up.
+    """
+
+    def weight(self, batch: Batch) -> Float[Array, "B"]: ...
 
 
-def mean_over_pairs(values: Sequence[Float[Array, "B"]], weights: Sequence[Float[Array, "B"]]) -> Float[Array, "B"]:
-    """The mean of each example over those of its pairs that count; 0 where none does."""
+def mean_over_pairs(values: Sequence[Float[Array, "B"]], weights: Sequence[Float[Array, "B"]]) -> tuple[Array, Array]:
+    """The mean of each example (B) over those of its pairs that count, whose weight is 1; and whether any does (B)."""
     weight = jnp.stack(weights)
-    return (jnp.stack(values) * weight).sum(axis=0) / jnp.maximum(weight.sum(axis=0), 1.0)
+    return (jnp.stack(values) * weight).sum(axis=0) / jnp.maximum(weight.sum(axis=0), 1.0), weight.max(axis=0)

@@ -12,12 +12,16 @@ References: straight through, Bengio et al. 2013, arXiv 1308.3432; binary concre
 """
 
 import dataclasses
+import itertools
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Num
+
+ABSENT = -1e9  # a logit that is drawn last
 
 
 class Gates(NamedTuple):
@@ -118,9 +122,10 @@ class HardConcrete:
 
 @dataclasses.dataclass(frozen=True)
 class TopK:
-    """The `number` likeliest of the modalities that are there, by a softmax over them; soft is their share of it.
+    """The `number` likeliest of the modalities that are there, by a softmax over them.
 
-    With a key, Gumbel noise draws them by their shares, without replacement: Kool et al. 2019, arXiv 1903.06059.
+    With a key, Gumbel noise draws them by their shares, without replacement: Kool et al. 2019, arXiv 1903.06059. `soft`
+    is the probability of being among those that are drawn.
     """
 
     strict: ClassVar[bool] = True
@@ -130,8 +135,7 @@ class TopK:
     def __call__(self, logits, present, *, temperature=1.0, key=None) -> Gates:
         logits = _there(logits, present) / temperature
         noise = 0.0 if key is None else jax.random.gumbel(key, logits.shape, logits.dtype)
-        weight = jnp.where(present, jnp.exp(logits - logits.max(axis=-1, keepdims=True)), 0.0)
-        soft = weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1e-30)
+        soft = jnp.where(present, _drawn(jnp.where(present, logits, ABSENT), self.number), 0.0)
         decision = among_highest(jnp.where(present, logits + noise, -jnp.inf), self.number) & present
         return Gates(decision, straight_through(decision, soft), soft, decision)
 
@@ -182,6 +186,21 @@ class Random:
 def anneal(step: Num[Array, ""] | float | int, *, start: float, end: float, steps: float | int) -> Float[Array, ""]:
     """A temperature that falls by the same factor each step, from `start` to `end` after `steps`, and stays there."""
     return start * (end / start) ** jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1.0)
+
+
+def _drawn(logits: Float[Array, "B M"], number: int) -> Float[Array, "B M"]:
+    """The probability of being among the `number` first that are drawn by a softmax of the logits, without replacement.
+
+    That of each order is Π_j exp ℓ_j / Σ exp ℓ over what is not drawn before: Plackett and Luce, equation 1 of Kool
+    et al. 2019. Orders are written out; modalities are few.
+    """
+    columns = logits.shape[-1]
+    orders = np.array([*itertools.permutations(range(columns), min(number, columns))])
+    before = np.array([[np.isin(np.arange(columns), order[:place]) for place in range(len(order))] for order in orders])
+    left = jax.nn.logsumexp(jnp.where(before, -jnp.inf, logits[:, None, None]), axis=-1)
+    probability = jnp.exp((logits[:, orders] - left).sum(axis=-1))
+    drawn = np.array([np.isin(np.arange(columns), order) for order in orders])
+    return jnp.where(drawn, probability[..., None], 0.0).sum(axis=1)
 
 
 def _there(logits, present):

@@ -19,6 +19,7 @@ from input_pipeline.collate import Loaded
 from input_pipeline.loader import load
 from input_pipeline.rejections import Rejections
 from mmfuse.objectives.cost import model_flops_utilization
+from mmfuse.training.alarm import CollapseAlarm
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.metrics import MetricWriter, format_progress
 from mmfuse.training.processes import StopSignals
@@ -99,7 +100,7 @@ def train(
     if first and evaluates(first) and not run.writer.is_evaluated(first):
         run.writer.write_evaluation(first, run.evaluate(state))
     clock = _Clock(run, first, steps)
-    logged, rejections, failure = None, Rejections(rejected_share), None
+    logged, rejections, failure, alarm = None, Rejections(rejected_share), None, CollapseAlarm()
     with StopSignals() as signals:
         for step, loaded in zip(
             range(first + 1, steps + 1), clock.wait(load(run.streams, range(first, steps), workers=workers))
@@ -109,12 +110,12 @@ def train(
             failure = failure or _check(rejections, loaded.values(), tally, signals)
             state, metrics = run.program(step).step(state, batches)
             if logged is not None:
-                _log(run, clock, *logged, log_every)
+                _log(run, clock, alarm, *logged, log_every)
             logged = step, metrics, tally
             stops = signals.received(step)
             saves = stops or evaluates(step) or run.checkpointer.due(step)
             if saves:
-                _log(run, clock, *logged, log_every)
+                _log(run, clock, alarm, *logged, log_every)
                 logged = None
                 run.writer.flush()
                 run.checkpointer.save(step, state, {"step": step, "tally": dict(tally)})
@@ -140,7 +141,7 @@ def _check(rejections, loaded, tally, signals) -> DataError | None:
     return None
 
 
-def _log(run, clock, step, metrics, tally, log_every):
+def _log(run, clock, alarm, step, metrics, tally, log_every):
     metrics = jax.device_get(metrics)
     if metrics["skipped"] >= MOST_SKIPPED:
         raise MmfuseError(
@@ -148,6 +149,7 @@ def _log(run, clock, step, metrics, tally, log_every):
             "was is in the checkpoints. Look at the data of these steps, or begin anew with a lower learning rate."
         )
     run.writer.write_step(step, {**metrics, **{f"data/{name}": count for name, count in sorted(tally.items())}})
+    alarm.watch(step, metrics)
     timing = clock.tick(step)
     run.writer.write_timing(step, timing)
     if step % log_every == 0:

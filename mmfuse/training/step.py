@@ -17,23 +17,31 @@ import optax
 from flax import nnx
 from jax import Array
 
-from mmfuse.objectives.objective import Objective
+from mmfuse.objectives.objective import Objective, PerExample
+from mmfuse.routing.instruments import watch
 from mmfuse.routing.router import Moment
 from mmfuse.training.state import TrainState
 from mmfuse.types import Batch, ConfigError
 
 
 class StreamObjectives(NamedTuple):
-    """What a stream is for: objective name → (objective, coefficient), and into how many pieces its batch is cut."""
+    """What a stream is for.
+
+    Attributes:
+      objectives: name → (objective, coefficient).
+      pieces: into how many its batch is cut.
+      sources: of a mixture of several, their numbers in `Batch.origin` by name: gates are watched for each.
+    """
 
     objectives: Mapping[str, tuple[Objective, float]]
     pieces: int = 1
+    sources: Mapping[str, int] = {}
 
 
 def check_pieces(name: str, stream: StreamObjectives) -> None:
     """Raises ConfigError where a batch is to be cut whose examples depend on one another."""
     for objective, (part, _) in stream.objectives.items():
-        if stream.pieces > 1 and not part.per_example:
+        if stream.pieces > 1 and not isinstance(part, PerExample):
             raise ConfigError(
                 f"streams.{name}.accumulate={stream.pieces}: the objective '{objective}' compares the examples of a "
                 "batch, and cutting it would change its loss. Set accumulate to 1, or give it a stream of its own."
@@ -50,7 +58,8 @@ def make_step(
     """Returns `step(state, batches) → (state, metrics)`, to be jitted with the state donated.
 
     Metrics are scalars: `loss`, `{stream}/{objective}/loss`, `{stream}/{objective}/{metric}`, `gradient_norm`,
-    `parameter_norm`, `skipped` (updates left out in a row).
+    `parameter_norm`, `skipped` (updates left out in a row); of a router's gates `{stream}/gates/{number}/{modality}`,
+    and of those behind the towers `{stream}/consensus/…`, what `routing/instruments.py` says of them.
     """
     measure = gradient_of_loss(graph, streams)
 
@@ -90,18 +99,24 @@ def gradient_of_loss(graph: nnx.GraphDef, streams: Mapping[str, StreamObjectives
 
 def _accumulate(graph, stream, state, batch, key) -> tuple[Any, dict[str, tuple[Array, Array]]]:
     """The gradient of a stream's loss, and Σ value · weight and Σ weight of every metric."""
-    totals = {name: objective.weight(batch).sum() for name, (objective, _) in stream.objectives.items()}
+    # of a batch that is cut, each piece has its part of the whole weight
+    totals = {
+        name: objective.weight(batch).sum()
+        for name, (objective, _) in stream.objectives.items()
+        if isinstance(objective, PerExample)
+    }
 
     def loss(trainable, batch, key):
         model = nnx.merge(graph, trainable, state.frozen, state.model_state)
         moment = Moment(jax.random.fold_in(key, len(stream.objectives)), state.step)
         memory = model.encode(batch, moment=moment)
-        total, sums = jnp.zeros(()), {}
+        total, sums = jnp.zeros(()), _sums("gates", watch(memory.gates, batch, stream.sources))
+        sums |= _sums("consensus", watch(memory.agreement.gates, batch, stream.sources))
         for index, (name, (objective, coefficient)) in enumerate(stream.objectives.items()):
             terms = objective(model, memory, batch, jax.random.fold_in(key, index))
-            metrics = {"loss": (terms.value, terms.weight), **terms.metrics}
-            sums |= {f"{name}/{metric}": ((v * w).sum(), w.sum()) for metric, (v, w) in metrics.items()}
-            total += coefficient * sums[f"{name}/loss"][0] / jnp.maximum(totals[name], 1e-6)
+            sums |= _sums(name, {"loss": (terms.value, terms.weight), **terms.metrics})
+            value, weight = sums[f"{name}/loss"]
+            total += coefficient * value / jnp.maximum(totals.get(name, weight), 1e-6)
         return total, sums
 
     differentiate = jax.grad(loss, has_aux=True)
@@ -115,6 +130,11 @@ def _accumulate(graph, stream, state, batch, key) -> tuple[Any, dict[str, tuple[
     shapes = jax.eval_shape(differentiate, state.trainable, *jax.tree.map(lambda array: array[0], pieces))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add, zeros, pieces)[0]
+
+
+def _sums(part, metrics):
+    """Σ value · weight and Σ weight of each metric, under the name of the part that it is of."""
+    return {f"{part}/{name}": ((value * weight).sum(), weight.sum()) for name, (value, weight) in metrics.items()}
 
 
 def _cut(array, pieces):

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import parts
 from mmfuse.build import make_model
 from mmfuse.build_goals import CONTRASTIVE_LOSSES, OBJECTIVES
-from mmfuse.objectives.objective import Objective
+from mmfuse.objectives.objective import Objective, PerExample
 from mmfuse.routing.consensus import Consensus
 from tests.mmfuse import conftest
 
@@ -111,8 +111,9 @@ def test_terms_are_finite_and_weighed_as_it_says(objective, model, rows):
     for value, weight in ((terms.value, terms.weight), *terms.metrics.values()):
         assert value.shape == weight.shape == (3,) and value.dtype == weight.dtype == np.float32
         assert np.isfinite(value).all() and (weight >= 0).all() and (value[weight == 0] == 0).all()
-    assert terms.weight.sum() > 0 and terms.metrics
-    np.testing.assert_array_equal(terms.weight, objective.weight(rows))
+    assert terms.weight.sum() > 0
+    if isinstance(objective, PerExample):
+        np.testing.assert_array_equal(terms.weight, objective.weight(rows))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -144,4 +145,4 @@ def test_per_example_means_that_a_cut_batch_has_the_same_terms(objective, model,
     _, part = compute(objective, model, take(rows, [0, 2]))
     model.dual.logit_bias[...] = before
     same = np.allclose(part.value, whole.value[[0, 2]], rtol=1e-4)
-    assert same == objective.per_example
+    assert same == isinstance(objective, PerExample)

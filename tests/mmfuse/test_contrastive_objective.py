@@ -97,13 +97,6 @@ def test_values_weights_and_metrics_by_hand(loss):
             np.testing.assert_allclose(right[i], share, err_msg=name)
 
 
-def test_the_weight_needs_no_model():
-    batch = batch_of()
-    objective = Contrastive(PAIRS, softmax_loss)
-    np.testing.assert_array_equal(objective.weight(batch), terms_of(softmax_loss, embeddings_of(), batch).weight)
-    assert not objective.per_example
-
-
 @pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
 def test_permuted_rows_have_permuted_values(loss):
     order = np.random.default_rng(1).permutation(EXAMPLES)

@@ -118,10 +118,22 @@ def test_top_k_takes_the_likeliest_of_those_that_are_there():
     np.testing.assert_allclose(TopK(1)(LOGITS, PRESENT).soft[0], soft / soft.sum(), rtol=1e-6)
 
 
-def test_top_1_with_a_key_draws_by_the_shares():
-    logits = jnp.broadcast_to(jnp.array([0.0, 1.0, -1.0]), (40_000, 3))
-    gates = TopK(1)(logits, jnp.ones_like(logits, bool), key=jax.random.key(0))
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_top_k_with_a_key_draws_as_often_as_it_says(number):
+    logits = jnp.broadcast_to(jnp.array([0.0, 1.0, -1.0, 9.0]), (40_000, 4))
+    present = jnp.ones_like(logits, bool).at[:, 3].set(False)
+    gates = TopK(number)(logits, present, temperature=0.7, key=jax.random.key(0))
     np.testing.assert_allclose(gates.open.mean(axis=0), gates.soft[0], atol=0.01)
+    np.testing.assert_allclose(gates.soft.sum(axis=1), number, rtol=1e-5)
+
+
+def test_top_k_has_finite_gradients_of_logits_that_are_far_apart():
+    """All that are there are open, or all but one are sure to be: there is nothing to learn, and nothing breaks."""
+    logits = jnp.array([[200.0, 0.0, -200.0], [0.0, 1.0, 2.0]])
+    present = jnp.array([[True, True, True], [True, True, False]])
+    soft, gradient = jax.value_and_grad(lambda logits: TopK(2)(logits, present).value[:, 0].sum())(logits)
+    assert soft == 2
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
 def test_straight_through_is_exact():

@@ -114,7 +114,6 @@ def test_the_weight_needs_no_model_and_leaves_out_the_first_token(model, answers
     expected = np.asarray(target.weight).sum(axis=(1, 2))
     np.testing.assert_allclose(Generation(CHUNK).weight(heavy), expected, rtol=1e-6)
     np.testing.assert_array_equal(terms_of(model, heavy).value, terms_of(model, answers).value)
-    assert Generation(CHUNK).per_example
 
 
 def test_what_is_predicted_within_the_prompt_does_not_matter(model, answers, monkeypatch):
