@@ -8,6 +8,7 @@ Each process of a job reads its own stretch of a step's rows: together they are 
 however many processes there are.
 """
 
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,7 +43,8 @@ def image_fit(augment: Mapping[str, Any], resizing: Resizing | GridResizing | No
 
     def fit(value, shape, rng):
         if isinstance(value, bytes):
-            value = decode_image(value, at_least=None if changes.crop or resizing else (shape[0], shape[1]))
+            needed = math.ceil(shape[0] / changes.least), math.ceil(shape[1] / changes.least)
+            value = decode_image(value, at_least=None if resizing else needed)
         if changes.crop:
             value = changes.crop(value, rng)
         resized = resizing(value) if resizing else resize_image(value, *shape)
@@ -143,6 +145,8 @@ class Recipe:
                 role: [texts.encode(piece, role, self.text[role].length, self.tokenizer) for piece in chosen]
                 for role, chosen in pieces.items()
             }
+            if self.text and not row.signals and not any(sequences.values()):
+                raise BadRecord("nothing that is asked for")
         except BadRecord as bad:
             return Row(row.source, row.origin, 0, {}, {}, {}, rejected=Rejected(bad.reason, example.key))
         concept = np.uint32(zlib.crc32(f"{row.source}/{example.concept}".encode(errors="replace"))).view(np.int32)

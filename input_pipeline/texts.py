@@ -40,6 +40,7 @@ class TextSpec(NamedTuple):
       languages: codes of the captions that are taken, beside all questions; all captions where it is empty.
       balance: what is drawn evenly, a key of `BALANCES`.
       packed: the most texts that share a row.
+      optional: whether an example that has no such text can be used for what else it has.
     """
 
     take: str
@@ -48,6 +49,7 @@ class TextSpec(NamedTuple):
     languages: tuple[str, ...] = ()
     balance: str = "texts"
     packed: int = 1
+    optional: bool = False
 
 
 class Encoded(NamedTuple):
@@ -135,13 +137,13 @@ def choose(example: Example, spec: TextSpec, rng: np.random.Generator) -> list[P
     """Draws the texts of one role, without repeats: as many as its rows may hold.
 
     Raises:
-      BadRecord: the example has no such text.
+      BadRecord: the example has no such text, and needs one.
     """
     pieces, reason = TAKES[spec.take](example), f"no {spec.take.replace('_', ' ')}"
     if spec.languages:
         pieces = [piece for piece in pieces if isinstance(piece, Question) or piece.language in spec.languages]
         reason += " in these languages"
-    if not pieces:
+    if not pieces and not spec.optional:
         raise BadRecord(reason)
     return BALANCES[spec.balance](pieces, rng)[: spec.number * spec.packed]
 

@@ -49,7 +49,9 @@ def fit_to_minutes(config: ConfigDict, saved: Mapping[str, Any], workdir: str | 
 
 def _affordable(config, workdir, seconds) -> int:
     start = time.perf_counter()
-    pace, compiling = measure_pace(Experiment(config, workdir), SHARE * seconds)
+    experiment = Experiment(config, workdir)
+    experiment.evaluation.open()
+    pace, compiling = measure_pace(experiment, SHARE * seconds)
     # the step is compiled again, for its own number of steps
     before = time.perf_counter() - start + compiling
     steps = int(multihost_utils.broadcast_one_to_all(np.int32(min(config.train.steps, (seconds - before) // pace))))

@@ -51,6 +51,11 @@ class Evaluation:
         configs = self.config.evaluators.items()
         return {name: build_data.make_source(config.source, config.stream.signals) for name, config in configs}
 
+    def open(self) -> None:
+        """Opens all sources, so that what is not there is known before anything is learned. Raises DataError."""
+        sizes = (f"{name} ({len(source):,} records)" for name, source in self.sources.items())
+        LOGGER.info("to be measured: %s", ", ".join(sizes))
+
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
         """Evaluator name → evaluator."""

@@ -176,10 +176,15 @@ class Experiment:
     # --- modes --------------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Trains from where the workdir stands; writes `summary.json` and `report.html` at the end."""
+        """Trains from where the workdir stands; writes `summary.json` and `report.html` at the end.
+
+        Raises:
+          DataError: what it is to be measured on is not there.
+        """
         config = self.config
         if not config.streams:
             raise ConfigError("this config has no streams to learn from: evaluate what there is, --mode=evaluate.")
+        self.evaluation.open()
         self._claim()
         with alone(self.workdir):
             self._train_alone()

@@ -2,7 +2,7 @@
 
 A config for anyone's data asks for every modality. Before such a run is made, a sample of its records is looked at, and
 what no record has is left out: the signal, its tower, the objectives and the evaluations that need it. Sounds get the
-room that the longest of the sample needs. Only configs with a `survey` are changed; others mean what they say, but for
+room that nearly all of the sample need. Only configs with a `survey` are changed; others mean what they say, but for
 evaluators that are `optional`: without data they are left out.
 """
 
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.sources.contract import Source, spread
@@ -20,6 +21,7 @@ from mmfuse import build_data
 from mmfuse.types import AUDIO_RATE, ConfigError, DataError, Example, Rejected
 
 LOGGER = logging.getLogger(__name__)
+LONGER = 0.02  # share of the sounds whose end may be left out
 
 
 def survey(sources: Iterable[Source], records: int) -> frozenset[str]:
@@ -59,6 +61,8 @@ def fit_to_data(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
         return config
     if "survey" in saved:
         return give_room(keep(config, saved["survey"]["found"]), saved["survey"]["longest"])
+    for name in sorted(name for name, shards in config.data.items() if not shards):
+        raise ConfigError(f"data.{name} names no shards: write --config.data.{name}='shards/*.tar'.")
     signals = sorted({signal for stream in config.streams.values() for signal in stream.signals})
     sources = [build_data.make_source(source, signals) for source in config.sources.values()]
     found = sorted(survey(sources, config.survey.records))
@@ -66,7 +70,7 @@ def fit_to_data(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     config = keep(config, found)
     if "audio" not in found:
         return config
-    return give_room(config, longest_sound(sources, config.survey.records, config.model.towers.audio.samples))
+    return give_room(config, long_sound(sources, config.survey.records, config.model.towers.audio.samples))
 
 
 def without_unnamed(config: ConfigDict) -> ConfigDict:
@@ -117,9 +121,10 @@ def keep(config: ConfigDict, found: Sequence[str]) -> ConfigDict:
     return config
 
 
-def longest_sound(sources: Iterable[Source], records: int, most: int) -> int:
-    """Returns the samples of the longest sound among so many records of each source, at most `most`."""
-    longest = 0
+def long_sound(sources: Iterable[Source], records: int, most: int) -> int:
+    """Returns samples that are enough for all but `LONGER` of the sounds of so many records of each source, at most
+    `most`."""
+    lengths = []
     for record in (record for source in sources for record in spread(source, records)):
         if isinstance(record, Example) and "audio" in record.signals:
             sound = record.signals["audio"]
@@ -127,8 +132,8 @@ def longest_sound(sources: Iterable[Source], records: int, most: int) -> int:
                 wave = decode_audio(sound, max_seconds=most / AUDIO_RATE) if isinstance(sound, bytes) else sound
             except BadRecord:
                 continue  # it will be counted when it is read
-            longest = max(longest, len(wave))
-    return min(longest, most)
+            lengths.append(len(wave))
+    return min(int(np.quantile(lengths, 1 - LONGER, method="higher")), most) if lengths else 0
 
 
 def give_room(config: ConfigDict, samples: int) -> ConfigDict:

@@ -173,6 +173,13 @@ def test_shards_that_are_not_there_are_refused(tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+def test_what_a_run_is_to_be_measured_on_is_there_before_it_begins(tmp_path):
+    write_shards(Scenes("train"), tmp_path, count=8, per_shard=8)
+    flags = f"--config.data.train={tmp_path}/*.tar", f"--config.data.test={tmp_path}/none-*.tar"
+    output = finish(tmp_path / "refused", *flags, config="tests/small_own_data.py", code=2)
+    assert "none-*.tar" in output and not (tmp_path / "refused").exists()
+
+
 def test_own_data_by_minutes(tmp_path):
     for split in ("train", "test"):
         write_shards(Scenes(split), tmp_path / split, count=20, per_shard=10)

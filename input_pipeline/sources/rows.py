@@ -3,7 +3,7 @@
 A table comes from `jsonl.py`, `parquet.py` or `arrow.py`. A row is a mapping from fields to cells, all optional:
 
     image, audio  encoded bytes; or {"bytes": …, "path": …}, as Hugging Face writes them; or a path from the folder
-    concept       rows with the same text or number show the same thing; without it each row is its own
+    concept       rows with the same text or number show the same thing; without it, those with the same image, or sound
     caption, captions, language, question, answer, questions, description    texts, see `annotations.py`
 
 A field is the column of the same name, unless `columns` names another one. Nothing is decoded here, and a path never
@@ -18,6 +18,7 @@ from typing import Any
 
 from input_pipeline.names import nearest
 from input_pipeline.sources.annotations import parse_fields, wrong_type
+from input_pipeline.sources.contract import concept_of
 from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, file_state
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
@@ -80,7 +81,7 @@ def read_row(fields: Mapping[str, Any], *, key: str, signals: Iterable[str], fol
     texts = parse_fields(fields)
     if not data and not any(texts[:3]):
         raise BadRecord("empty record")
-    return Example(key, texts.concept or key, data, texts.captions, texts.questions, texts.description)
+    return Example(key, concept_of(texts.concept, data, key), data, texts.captions, texts.questions, texts.description)
 
 
 def read_file(folder: str, name: str) -> bytes:

@@ -15,6 +15,7 @@ from typing import SupportsIndex
 import numpy as np
 
 from input_pipeline.sources.annotations import MAX_BYTES, parse_annotations
+from input_pipeline.sources.contract import concept_of
 from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, locate
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.tar_index import Entry, OpenFile, TarIndex, open_indexes
@@ -60,7 +61,7 @@ class Webdataset:
         return int(self._ends[-1])
 
     def __getitem__(self, index: SupportsIndex) -> Example | Rejected:
-        """Returns record `index`: its encoded signals and its texts. Key, and concept if not given, are "tar:key"."""
+        """Returns record `index`: its encoded signals and its texts. The key is "tar:key"."""
         number, row = locate(index, self._ends)
         tar = self._tars[number]
         try:
@@ -81,7 +82,9 @@ class Webdataset:
         texts = parse_annotations(_read_file(tar, entry, "txt"), _read_file(tar, entry, "json"))
         if not signals and not any(texts[:3]):
             raise BadRecord("empty record")
-        return Example(key, texts.concept or key, signals, texts.captions, texts.questions, texts.description)
+        return Example(
+            key, concept_of(texts.concept, signals, key), signals, texts.captions, texts.questions, texts.description
+        )
 
 
 class _OpenTar(OpenFile):

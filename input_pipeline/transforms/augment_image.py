@@ -27,13 +27,14 @@ Picture = UInt8[np.ndarray, "h w 3"]
 WHITE = 255
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luminance of ITU-R BT.601
 CROP_ATTEMPTS = 10
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a crop, where a config says no other
 
 
 def random_crop(
     image: Picture,
     rng: np.random.Generator,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    scale: tuple[float, float] = SCALE,
+    ratio: tuple[float, float] = RATIO,
 ) -> UInt8[np.ndarray, "g v 3"]:
     """Cuts out a share `scale` of the area with an aspect of `ratio` (width / height, log-uniform).
 
@@ -206,6 +207,7 @@ class ImageChanges(NamedTuple):
 
     crop: Callable[..., np.ndarray] | None
     rest: Change
+    least: float = 1.0  # share of the sides of a square that is left of it before it is resized
 
 
 def make_image_changes(settings: Mapping[str, Mapping[str, Any]]) -> ImageChanges:
@@ -222,8 +224,14 @@ def make_image_changes(settings: Mapping[str, Mapping[str, Any]]) -> ImageChange
     made = {name: functools.partial(change, **settings[name]) for name, change in TABLE.items() if name in settings}
     crop = made.pop("crop", None)
     return ImageChanges(
-        crop, lambda image, rng: functools.reduce(lambda image, change: change(image, rng), made.values(), image)
+        crop,
+        lambda image, rng: functools.reduce(lambda image, change: change(image, rng), made.values(), image),
+        _least_side(**settings["crop"]) if crop else 1.0,
     )
+
+
+def _least_side(scale=SCALE, ratio=RATIO):
+    return math.sqrt(scale[0] * min(ratio[0], 1 / ratio[1]))
 
 
 def _check(name, arguments):

@@ -2,9 +2,10 @@
 
 Recall@K, the share of queries that have one of their counterparts among the K nearest candidates, and mean average
 precision, which asks for all counterparts; both ways, between all listed pairs, and what a random order would reach
-beside them. Several captions of an image are all its counterparts; so is whatever has the same concept. The embeddings
-of the whole stream are on the host, their product never is: see `ranking.py`. Where texts are in several languages,
-each language is also measured alone: its texts as queries, or as the only candidates.
+beside them. Several captions of an image are all its counterparts; so is whatever has the same concept. An image or a
+sound that several records of a concept share counts once. The embeddings of the whole stream are on the host, their
+product never is: see `ranking.py`. Where texts are in several languages, each language is also measured alone: its
+texts as queries, or as the only candidates.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from mmfuse.training.state import TrainState
 from mmfuse.types import Caption
 
 LABELS = {"caption": "text", "source": "description"}  # what the numbers call a role
+SAME = 1e-4  # embeddings of one concept whose cosine is this near to 1 are of the same signal
 
 
 class _Found(NamedTuple):
@@ -84,7 +86,8 @@ class Retrieval:
                     spoken = [piece.language for piece in pieces.get(name, ()) if isinstance(piece, Caption)]
                     language[row, : len(spoken)] = spoken
                 parts[name].append((embeddings[there], concept[there], language[there]))
-        return {name: _Found(*map(np.concatenate, zip(*found))) for name, found in parts.items()}
+        found = {name: _Found(*map(np.concatenate, zip(*found))) for name, found in parts.items()}
+        return {name: side if name in LABELS else _without_repeats(side) for name, side in found.items()}
 
     def _measure(self, label, queries, candidates):
         answerable, number = np.isin(queries.concept, candidates.concept), len(candidates.concept)
@@ -104,3 +107,14 @@ class Retrieval:
             numbers[f"recall_at_{k}"] = float((ranking.first < k).mean())
             numbers[f"recall_at_{k}_chance"] = chance_recall(ranking.positives, number, k)
         return {f"{label}/{name}": value for name, value in numbers.items()} | counts
+
+
+def _without_repeats(found: _Found) -> _Found:
+    """The signals, without those that have the concept and the embedding of an earlier one."""
+    order = np.argsort(found.concept, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(found.concept[order])) + 1)
+    stays = np.ones(len(found.concept), bool)
+    for rows in (rows for rows in groups if len(rows) > 1):
+        cosine = found.embeddings[rows] @ found.embeddings[rows].T
+        stays[rows] = ~np.tril(cosine > 1 - SAME, -1).any(axis=1)
+    return _Found(*(field[stays] for field in found))

@@ -243,3 +243,23 @@ def test_a_stream_is_changed_by_seed_and_step_alone_and_an_evaluation_not_at_all
         np.testing.assert_array_equal(first[name].values, again[name].values)
         assert (first[name].values != other[name].values).any()
     assert evaluation_stream("s", source, plain, rows=7)[0].batch.signals["image"].values.any()
+
+
+@pytest.mark.parametrize("settings", [{}, {"scale": (0.6, 1.0)}, {"scale": (0.3, 0.9), "ratio": (0.5, 1.6)}])
+def test_what_a_crop_leaves_at_least_of_a_square(settings):
+    changes, rng = make_image_changes({"crop": settings}), np.random.default_rng(0)
+    sides = [min(changes.crop(np.zeros((211, 211, 3), np.uint8), rng).shape[:2]) / 211 for _ in range(4000)]
+    assert changes.least - 0.01 < min(sides) < changes.least + 0.05
+    assert make_image_changes({}).least == 1
+
+
+def test_a_large_photograph_is_not_decoded_whole_to_be_cropped(monkeypatch):
+    decoded = []
+
+    def decode(data, *, at_least):
+        decoded.append(at_least)
+        return np.zeros((300, 300, 3), np.uint8)
+
+    monkeypatch.setattr("input_pipeline.streams.decode_image", decode)
+    fitted = image_fit({"crop": {"scale": (0.5, 1.0), "ratio": (0.5, 2.0)}})(b"", (40, 50), np.random.default_rng(0))
+    assert decoded == [(80, 100)] and fitted.values.shape == (40, 50, 3)

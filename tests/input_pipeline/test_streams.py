@@ -334,3 +334,21 @@ def test_evaluation_makes_the_same_choice_every_time(tokenizer):
 def test_what_cannot_be_is_refused(tokenizer, two_sources, changes, message):
     with pytest.raises(ConfigError, match=message):
         stream(two_sources, tokenizer=tokenizer, **changes)
+
+
+def test_an_example_without_a_text_is_used_for_what_else_it_has(tokenizer):
+    records = {
+        1: lambda example: example._replace(captions=()),
+        3: lambda example: example._replace(signals={}),
+        4: lambda example: example._replace(captions=(), signals={}),
+    }
+
+    def read(optional):
+        recipe = Recipe({"image": (5, 7)}, {"caption": TextSpec("captions", 2, 11, optional=optional)}, tokenizer)
+        return evaluation_stream("e", Numbered(5, records), recipe, rows=5)[0]
+
+    loaded = read(True)
+    assert loaded.tally["e/used"] == 4 and loaded.tally["e/rejected/nothing that is asked for"] == 1
+    np.testing.assert_array_equal(loaded.batch.present("caption").any(axis=1), [1, 0, 1, 1, 0])
+    np.testing.assert_array_equal(loaded.batch.present("image").any(axis=1), [1, 1, 1, 0, 0])
+    assert read(False).tally["e/rejected/no captions"] == 2

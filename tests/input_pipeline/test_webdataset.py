@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.sources import tar_index, webdataset
-from input_pipeline.sources.contract import Source
+from input_pipeline.sources.contract import Source, concept_of
 from input_pipeline.sources.webdataset import Webdataset
 from input_pipeline.streams import Recipe, training_stream
 from input_pipeline.texts import TextSpec
@@ -38,7 +38,8 @@ def example_of(path, key, number):
     (_, image), (_, audio), (_, text), _ = record(key, number)
     name = f"{path}:{key}"
     question = Question("which?", str(number), "open")
-    return Example(name, name, {"image": image, "audio": audio}, (Caption(text.decode(), "de"),), (question,))
+    signals = {"image": image, "audio": audio}
+    return Example(name, concept_of(None, signals, name), signals, (Caption(text.decode(), "de"),), (question,))
 
 
 def every(source) -> list:
@@ -89,7 +90,8 @@ def test_a_signal_that_is_not_asked_for_is_not_read(shards, read):
     pattern, expected = shards
     source = Webdataset(pattern, signals=("video", "audio"))
     read.clear()
-    assert source[8] == expected[8]._replace(signals={"audio": b"fLaC\x08"})
+    sound = {"audio": b"fLaC\x08"}
+    assert source[8] == expected[8]._replace(signals=sound, concept=concept_of(None, sound, ""))
     assert read == [("002.tar", 5), ("002.tar", len("number 8")), ("002.tar", len(record("", 8)[3][1]))]
 
 
@@ -265,3 +267,28 @@ def test_errors_say_what_to_do(tmp_path):
     path = write_tar(tmp_path / "x.tar", [("README", b"no record")])
     with pytest.raises(DataError, match=r"no records in .*x\.tar .*'other file': 1"):
         Webdataset(path)
+
+
+def test_records_with_one_image_show_the_same_thing_unless_they_say_otherwise(tmp_path):
+    files = {
+        "a.jpg": b"dog",
+        "a.wav": b"one",
+        "b.jpg": b"dog",
+        "b.wav": b"two",
+        "c.wav": b"two",
+        "d.wav": b"two",
+        "e.txt": b"a dog",
+        "f.txt": b"a dog",
+        "g.jpg": b"dog",
+        "g.json": b'{"concept": "other"}',
+        "h.jpg": b"cat",
+        "i.jpg": b"dogdog",
+    }
+    write_tar(tmp_path / "x.tar", files.items())
+    concepts = {
+        record.key[-1]: record.concept
+        for record in every(Webdataset(str(tmp_path / "x.tar"), signals=("image", "audio")))
+    }
+    assert concepts["a"] == concepts["b"] != concepts["c"] == concepts["d"]
+    assert concepts["e"] != concepts["f"] and concepts["g"] == "other"
+    assert len({concepts[key] for key in "acefghi"}) == 7

@@ -117,3 +117,26 @@ def test_a_perfect_model_finds_everything_at_once(tables):
 def test_without_counterparts_there_is_no_recall(tables, monkeypatch):
     monkeypatch.setattr(f"{__name__}.CAPTIONED", np.zeros(SIZE, int))
     assert evaluate(tables) == {"image_to_text/candidates": 0, "text_to_image/candidates": 11, "rejected": 1}
+
+
+def test_an_image_that_several_records_share_counts_once(tables):
+    """Records 0 and 5 are of one concept; an image like another concept's stays, and is as good as the right one."""
+    different = evaluate(tables)
+    tables["image"][5] = tables["image"][0]
+    same = evaluate(tables)
+    assert different["image_to_text/candidates"] == same["image_to_text/candidates"]
+    assert same["text_to_image/candidates"] == different["text_to_image/candidates"] - 1
+    tables["image"][5] = unit(np.random.default_rng(9), 1, WIDTH)[0]
+    tables["image"][6] = tables["image"][0]
+    assert evaluate(tables)["text_to_image/candidates"] == different["text_to_image/candidates"]
+
+
+def test_copies_of_a_wrong_image_do_not_crowd_out_the_right_one(tables, monkeypatch):
+    """What records 8 to 12 share is nearest to the caption of record 2; its own image is the second that differs."""
+    monkeypatch.setattr(f"{__name__}.CONCEPT", np.where(np.arange(SIZE) >= 8, 60, CONCEPT))
+    one, other = np.eye(WIDTH, dtype=np.float32)[:2]
+    tables["image"][:], tables["image"][8:], tables["image"][2] = -one, one, 0.9 * one + np.sqrt(0.19) * other
+    monkeypatch.setattr(f"{__name__}.CAPTIONED", np.where(np.arange(SIZE) == 2, 1, 0))
+    tables["caption"][:] = one
+    numbers = evaluate(tables, at=(1, 2))
+    assert (numbers["text_to_image/recall_at_1"], numbers["text_to_image/recall_at_2"]) == (0, 1)
