@@ -52,7 +52,7 @@ ONE_SPOILED = {
 }
 
 
-def get_config(which: str = "routed_53") -> ConfigDict:
+def get_config(which: str = "routed_50") -> ConfigDict:
     """The experiment.
 
     Args:
