@@ -20,7 +20,7 @@ from input_pipeline.tokenizers import CaptionTokenizer
 from mmfuse import build_data, build_goals
 from mmfuse.analysis.examples import show_examples
 from mmfuse.analysis.record import named, time_spent, write_examples
-from mmfuse.analysis.report import report_path, write_report
+from mmfuse.analysis.report import write_report
 from mmfuse.evaluators.evaluator import Evaluator
 from mmfuse.evaluators.question_only import QuestionOnly
 from mmfuse.evaluators.writing import Writing
@@ -102,10 +102,6 @@ class Evaluation:
         if jax.process_index() == 0:
             path.write_text(text + "\n")
             LOGGER.info("%s\nwritten to %s", text, path)
-
-    def is_reported(self, name: str = "") -> bool:
-        """Whether `report.html` is there."""
-        return report_path(self.workdir, name).exists()
 
     def report(self, state: TrainState, name: str = "") -> None:
         """Writes `report.html`, with examples of every evaluator."""

@@ -22,7 +22,7 @@ from input_pipeline.collate import collate
 from input_pipeline.streams import training_stream
 from input_pipeline.tokenizers import CaptionTokenizer, Tokenizer, source_texts, train_tokenizer
 from mmfuse import build, build_data, build_goals
-from mmfuse.analysis.report import report_path
+from mmfuse.analysis.report import report_path, reported_step
 from mmfuse.describe import describe_batches, describe_cost, describe_state
 from mmfuse.evaluation import Evaluation
 from mmfuse.objectives.cost import count_flops
@@ -200,7 +200,7 @@ class Experiment:
                 state = self._train(checkpointer, writer)
             last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
             self.evaluation.summarize(json.loads(last))
-            if not self.evaluation.is_reported():
+            if reported_step(self.workdir) != config.train.steps:
                 self.evaluation.report(state or checkpointer.restore(self.abstract_state)[0])
         finally:
             writer.close()

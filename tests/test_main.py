@@ -91,6 +91,14 @@ def test_a_finished_run_is_done(uninterrupted):
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_report_of_a_step_on_the_way_is_made_anew_at_the_end(uninterrupted):
+    page, step = uninterrupted / "report.html", '<meta name="step" content="{}">'
+    at_the_end = page.read_text()
+    page.write_text(at_the_end.replace(step.format(STEPS), step.format(6)))  # as --mode=evaluate left it
+    finish(uninterrupted)
+    assert step.format(STEPS) in at_the_end and step.format(STEPS) in page.read_text()
+
+
 def test_evaluate_gives_the_numbers_of_the_end(uninterrupted):
     before = json.loads((uninterrupted / "summary.json").read_text())
     (uninterrupted / "summary.json").unlink()

@@ -10,6 +10,7 @@ import argparse
 import base64
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,13 @@ def report_path(workdir: str | Path, evaluation: str = "") -> Path:
     return Path(workdir) / named("report", evaluation, ".html")
 
 
+def reported_step(workdir: str | Path, evaluation: str = "") -> int | None:
+    """The step that the page of a run is about, which may have gone on since; None where there is no page."""
+    path = report_path(workdir, evaluation)
+    found = re.search(r'<meta name="step" content="(\d+)">', path.read_text("utf-8")) if path.exists() else None
+    return int(found[1]) if found else None
+
+
 def run_page(record: Record) -> Html:
     """The page of one run."""
     looks, parts = Looks(), []
@@ -59,7 +67,7 @@ def run_page(record: Record) -> Html:
     if gates:
         parts.append(Section("gates", "Gates, as what they guard gets worse", gates))
     parts.append(Section("facts", "Where this comes from", facts(record)))
-    return page(f"Run {record.name}", headline_tiles(record), parts, looks)
+    return page(f"Run {record.name}", headline_tiles(record), parts, looks, record.summary.get("step"))
 
 
 def _answers(name, answers, looks) -> list[Section]:
@@ -126,8 +134,8 @@ def _differences(runs) -> Html:
     return table("Settings", ["setting", *runs], rows) if rows else tag("p", "Nothing.")
 
 
-def page(title: str, top: Html, parts: Sequence[Section], looks: Looks) -> Html:
-    """A whole document; its only script is ours, and nothing is fetched from anywhere."""
+def page(title: str, top: Html, parts: Sequence[Section], looks: Looks, step: int | None = None) -> Html:
+    """A whole document; its only script is ours, and nothing is fetched from anywhere. `step` is that of the run."""
     style, script = ((HERE / name).read_text() for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
@@ -138,6 +146,7 @@ def page(title: str, top: Html, parts: Sequence[Section], looks: Looks) -> Html:
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        *([] if step is None else [tag("meta", name_="step", content=step)]),
         tag("title", title),
         tag("style", Html(style)),
     )

@@ -127,6 +127,18 @@ def test_runs_are_compared(tmp_path, workdir, capsys):
     assert len(page.find("polyline")) == 2 * 2 * 2  # raw and smooth, of two runs, of the loss and the accuracy
 
 
+def test_a_page_says_which_step_it_is_about(tmp_path):
+    workdir = write_workdir(tmp_path / "run")
+    assert report.reported_step(workdir) is None
+    report.write_report(workdir)
+    assert report.reported_step(workdir) == 40
+    summary = json.loads((workdir / "summary.json").read_text())
+    (workdir / "summary.json").write_text(json.dumps({**summary, "step": 1000}))
+    assert report.reported_step(workdir) == 40  # the run has gone on, its page has not
+    report.write_report(workdir)
+    assert report.reported_step(workdir) == 1000 and report.reported_step(workdir, "other") is None
+
+
 def test_a_folder_without_numbers_is_refused_in_a_sentence(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "summary.json is missing" in capsys.readouterr().err
