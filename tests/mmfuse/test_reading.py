@@ -1,16 +1,21 @@
 """Heat over tokens stands in a map where the patches stand in the picture."""
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from mmfuse.analysis.reading import Reading
+from configs import parts
+from mmfuse.analysis.reading import Reading, extent, make_reading
+from mmfuse.build import make_model
 from mmfuse.types import Tokens
+from tests.mmfuse.conftest import IMAGE
 
 
-def reading(name, position, segment, items=1):
+def reading(name, position, segment, items=1, extent=None):
     """Of tokens at these places, of which nothing else is asked."""
     code = np.zeros(segment.shape, np.int32)
-    return Reading({}, {name: Tokens(code[..., None], segment, position, code, code)}, {name: items}, None, {})
+    return Reading({}, {name: Tokens(code[..., None], segment, position, code, code)}, {name: items}, extent, None, {})
 
 
 def grid(rows, columns):
@@ -35,11 +40,35 @@ def test_each_picture_has_its_own_grid():
         position[row, : rows * columns], segment[row, : rows * columns] = grid(rows, columns), 1
     position[1, 15:] = 7  # padding stands anywhere
     heat = np.random.default_rng(1).random(places)
-    read = reading("image", position, segment)
+    read = reading("image", position, segment, extent=np.array([[4, 4], [3, 5]]))
     np.testing.assert_array_equal(read.upright("image", 0, heat), heat[:16].reshape(4, 4))
     np.testing.assert_array_equal(read.upright("image", 1, heat), heat[:15].reshape(3, 5))
-    absent = reading("image", np.tile(grid(3, 5), (1, 1, 1)), np.zeros((1, 15), int))
+    absent = reading("image", np.tile(grid(3, 5), (1, 1, 1)), np.zeros((1, 15), int), extent=np.array([[0, 0]]))
     np.testing.assert_array_equal(absent.upright("image", 0, np.zeros(15)), np.zeros((3, 5)))
+
+
+def test_what_a_decoder_does_not_read_of_a_picture_has_its_place_in_the_map(model_config, batch, shake):
+    """Of 3 · 2 patches, and of 3 · 1 where the picture is narrow, and of a class token before them, two are kept."""
+    config = model_config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.keep = {"image": 2}
+    graph, state = nnx.split(shake(nnx.jit(lambda: make_model(config, nnx.Rngs(0)))()))
+    read = jax.jit(make_reading(lambda state: nnx.merge(graph, state)))(state, batch, batch.text["target"].ids[..., :3])
+    read = jax.tree.map(np.asarray, read)
+    assert read.extent.tolist() == [[3, 2], [3, 1], [0, 0]]
+    for row, columns in ((0, 2), (1, 1)):
+        kept = read.tokens["image"].segment[row] > 0
+        heat = read.heat["image"][0, row, 0, -1]
+        assert kept.sum() == 2 and (heat[~kept] == 0).all()
+        np.testing.assert_array_equal(read.upright("image", row, heat), heat[1:7].reshape(3, 2)[:, :columns])
+
+
+def test_the_grid_of_a_convnet_is_that_of_its_last_stage(model_config, batch):
+    config = model_config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.towers.image = parts.convnet(8, (1, 1), image=IMAGE, patch=(1, 5))
+    model = nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0)))
+    assert np.asarray(extent(model, batch)).tolist() == [[3, 1], [3, 1], [0, 0]]
 
 
 def test_a_text_has_no_map():
