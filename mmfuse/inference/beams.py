@@ -1,8 +1,10 @@
 """Which text is the likeliest?
 
-Beam search keeps the W best hypotheses of each text at every step. One that has ended keeps its place among them as
-long as it is one of the best, so that a beam of one is greedy, and a beam as wide as the space finds the best text that
-there is. Hypotheses are compared by
+Beam search keeps the W best open hypotheses of each text at every step, and beside them the best of those that have
+ended: of all continuations of a step those that end and are among the W best. So a beam of one is greedy where
+probabilities are compared, and a beam as wide as the space finds the best text that there is. What has ended cannot be
+lost to what is open and likelier now. The search stops where nothing open can come to outrank what has ended.
+Hypotheses are compared by
 
     score(Y) = ln p(Y) / lp(Y),     lp(Y) = ((5 + |Y|) / 6)^α,     |Y| with EOS
 
@@ -40,14 +42,19 @@ class Found(NamedTuple):
     score: Float[Array, "B C n"]
 
 
-class _Search(NamedTuple):
-    """W hypotheses for each of N texts, the best first; one that is not there yet has the total −∞."""
+class _Hypotheses(NamedTuple):
+    """W hypotheses for each of N texts, the best first; one that is not there has the score −∞."""
 
     ids: Int[Array, "N W t"]
     log_prob: Float[Array, "N W t"]
-    total: Float[Array, "N W"]
-    length: Int[Array, "N W"]
-    ended: Bool[Array, "N W"]
+    score: Float[Array, "N W"]  # of open ones ln p, since they are of one length
+
+
+class _Search(NamedTuple):
+    """W open hypotheses of `place` tokens, and the n best that have ended."""
+
+    open: _Hypotheses
+    ended: _Hypotheses
     place: Int[Array, ""]
     reading: Reading
 
@@ -83,85 +90,92 @@ def beam_search(
             f"beams={beams}, best={best}, length_penalty={length_penalty}: there is no search with less than one beam, "
             "with fewer beams than texts are wanted, or with a penalty below 0."
         )
-    start = _start(model, memory, prompt, tokens, beams)
+    start = _start(model, memory, prompt, tokens, beams, best)
 
     def unfinished(state):
-        return (state.place < tokens) & _open(state, tokens, best, length_penalty).any()
+        return (state.place < tokens) & _open(state, tokens, length_penalty).any()
 
     def extend(state):
-        beam, token, chosen = _extend(state, rules, length_penalty)
+        beam, token, longer = _extend(state, rules, length_penalty)
         rows = (jnp.arange(len(beam))[:, None] * beams + beam).reshape(-1)
         cache = reorder(state.reading.cache, rows)
-        return chosen._replace(reading=read_token(model, memory, token.reshape(-1), cache))
+        return longer._replace(reading=read_token(model, memory, token.reshape(-1), cache))
 
     end = jax.lax.while_loop(unfinished, extend, start)
-    score = _score(end.total, end.length, length_penalty)[:, :best]
+    unended = end.open._replace(score=_score(end.open.score, end.place, length_penalty))
+    ids, log_prob, score = _best(best, end.ended, unended)
     there = (score > -jnp.inf)[..., None]
-    found = jnp.where(there, end.ids[:, :best], PAD), jnp.where(there, end.log_prob[:, :best], 0), score
+    found = jnp.where(there, ids, PAD), jnp.where(there, log_prob, 0), score
     return Found(*(array.reshape(*prompt.ids.shape[:2], *array.shape[1:]) for array in found))
 
 
-def _start(model, memory, prompt, tokens, beams):
+def _start(model, memory, prompt, tokens, beams, best):
     """The first hypothesis of each text is the empty one, and the others are not there."""
     reading = read_prompt(model, memory, prompt, tokens=tokens)
     texts, length = len(reading.logits), prompt.ids.shape[-1] + tokens
     room = jax.eval_shape(lambda: model.empty_cache(memory, rows=texts * beams, length=length).layers)
+
+    def nothing(number):
+        ids = jnp.full((texts, number, tokens), PAD, jnp.int32)
+        return _Hypotheses(ids, jnp.zeros(ids.shape, jnp.float32), jnp.full(ids.shape[:2], -jnp.inf))
+
+    opened = nothing(beams)
+    first = jnp.where(prompt.present.reshape(-1), 0.0, -jnp.inf)
     return _Search(
-        jnp.full((texts, beams, tokens), PAD, jnp.int32),
-        jnp.zeros((texts, beams, tokens), jnp.float32),
-        jnp.where(jnp.arange(beams) == 0, jnp.zeros((texts, beams)), -jnp.inf),
-        jnp.zeros((texts, beams), jnp.int32),
-        jnp.repeat(~prompt.present.reshape(-1, 1), beams, axis=1),
+        opened._replace(score=opened.score.at[:, 0].set(first)),
+        nothing(best),
         jnp.int32(0),
         Reading(jnp.repeat(reading.logits, beams, axis=0), widen(reading.cache, room, beams)),
     )
 
 
 def _extend(state, rules, length_penalty):
-    """The best hypotheses that are one token longer: whose continuation each is, its token, and what is known of it."""
-    texts, beams, tokens = state.ids.shape
+    """The search one token further: whose continuation each open hypothesis is, its token, and what is known then."""
+    texts, beams, tokens = state.open.ids.shape
     logits = state.reading.logits
-    left = apply_rules(rules, logits, Written(state.ids.reshape(-1, tokens), state.place))
+    left = apply_rules(rules, logits, Written(state.open.ids.reshape(-1, tokens), state.place))
     # where a rule left nothing, the softmax is not a number
     gain = jnp.where(left > -jnp.inf, jax.nn.log_softmax(left), -jnp.inf).at[:, PAD].set(-jnp.inf)
-    gain = jnp.where(state.ended.reshape(-1, 1), _only_pad(logits), gain).reshape(texts, beams, -1)
-    total = state.total[..., None] + gain
-    length = jnp.where(state.ended, state.length, state.place + 1)
-    score = _score(total, length[..., None], length_penalty).reshape(texts, -1)
-    index = jax.lax.top_k(score, beams)[1]
-    beam, token = jnp.divmod(index, logits.shape[-1])
+    gain = gain.reshape(texts, beams, -1)
+    log_prob = jax.nn.log_softmax(logits).reshape(gain.shape)
+    total = state.open.score[..., None] + gain
+    score, index = jax.lax.top_k(total.at[..., EOS].set(-jnp.inf).reshape(texts, -1), beams)
+    beam, token = jnp.divmod(index, gain.shape[-1])
 
     def follow(array):
-        return jnp.take_along_axis(array, beam.reshape(*beam.shape, *(1,) * (array.ndim - 2)), axis=1)
+        return jnp.take_along_axis(array, beam[..., None], axis=1)
 
-    log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits).reshape(texts, -1), index, axis=1)
-    return (
-        beam,
-        token,
-        _Search(
-            follow(state.ids).at[:, :, state.place].set(token),
-            follow(state.log_prob).at[:, :, state.place].set(jnp.where(token == PAD, 0, log_prob)),
-            jnp.take_along_axis(total.reshape(texts, -1), index, axis=1),
-            follow(length),
-            follow(state.ended) | (token == EOS),
-            state.place + 1,
-            state.reading,
-        ),
+    likely = jnp.take_along_axis(log_prob.reshape(texts, -1), index, axis=1)
+    longer = _Hypotheses(
+        follow(state.open.ids).at[:, :, state.place].set(token),
+        follow(state.open.log_prob).at[:, :, state.place].set(likely),
+        score,
     )
+    end = total[..., EOS]
+    least = jax.lax.top_k(jnp.concatenate([end, score], axis=1), beams)[0][:, -1:]
+    ended = _Hypotheses(
+        state.open.ids.at[:, :, state.place].set(EOS),
+        state.open.log_prob.at[:, :, state.place].set(log_prob[..., EOS]),
+        _score(jnp.where(end >= least, end, -jnp.inf), state.place + 1, length_penalty),
+    )
+    best = _best(state.ended.score.shape[1], state.ended, ended)
+    return beam, token, _Search(longer, best, state.place + 1, state.reading)
 
 
-def _open(state, tokens, best, length_penalty):
-    """Whether a text can still change: a hypothesis may come to outrank the `best` best of those that have ended."""
-    score = _score(state.total, state.length, length_penalty)
-    worst = jax.lax.top_k(jnp.where(state.ended, score, -jnp.inf), best)[0][:, -1:]
+def _best(number, *parts):
+    """The best hypotheses of several parts; of equal ones the first."""
+    every = _Hypotheses(*(jnp.concatenate(arrays, axis=1) for arrays in zip(*parts)))
+    score, index = jax.lax.top_k(every.score, number)
+    ids, log_prob = (jnp.take_along_axis(array, index[..., None], axis=1) for array in every[:2])
+    return _Hypotheses(ids, log_prob, score)
+
+
+def _open(state, tokens, length_penalty):
+    """Whether a text can still change: an open hypothesis may come to outrank one of those that have ended."""
     # totals never grow, so that the least of a loss is at the greatest length
-    within_reach = _score(state.total, jnp.full_like(state.length, tokens), length_penalty) > worst
-    return (~state.ended & within_reach).any(axis=1)
+    within_reach = _score(state.open.score[:, 0], jnp.int32(tokens), length_penalty)
+    return within_reach > state.ended.score[:, -1]
 
 
 def _score(total, length, length_penalty):
     return total / ((5 + length.astype(jnp.float32)) / 6) ** length_penalty
-
-
-def _only_pad(logits):
-    return jnp.where(jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) == PAD, 0.0, -jnp.inf)
