@@ -132,12 +132,11 @@ def _start(model, memory, prompt, tokens, beams, best):
 def _extend(state, rules, length_penalty):
     """The search one token further: whose continuation each open hypothesis is, its token, and what is known then."""
     texts, beams, tokens = state.open.ids.shape
-    logits = state.reading.logits
-    left = apply_rules(rules, logits, Written(state.open.ids.reshape(-1, tokens), state.place))
+    writable = state.reading.logits.at[:, PAD].set(-jnp.inf)
+    left = apply_rules(rules, writable, Written(state.open.ids.reshape(-1, tokens), state.place))
     # where a rule left nothing, the softmax is not a number
-    gain = jnp.where(left > -jnp.inf, jax.nn.log_softmax(left), -jnp.inf).at[:, PAD].set(-jnp.inf)
-    gain = gain.reshape(texts, beams, -1)
-    log_prob = jax.nn.log_softmax(logits).reshape(gain.shape)
+    gain = jnp.where(left > -jnp.inf, jax.nn.log_softmax(left), -jnp.inf).reshape(texts, beams, -1)
+    log_prob = jax.nn.log_softmax(state.reading.logits).reshape(gain.shape)
     total = state.open.score[..., None] + gain
     score, index = jax.lax.top_k(total.at[..., EOS].set(-jnp.inf).reshape(texts, -1), beams)
     beam, token = jnp.divmod(index, gain.shape[-1])

@@ -76,8 +76,9 @@ def generate(
         return (state.place < tokens) & ~state.ended.all()
 
     def write(state):
-        logits = apply_rules(rules, state.reading.logits, Written(state.ids, state.place))
-        chosen = _choose(logits.at[:, PAD].set(-jnp.inf), flat_keys, state.place)
+        writable = state.reading.logits.at[:, PAD].set(-jnp.inf)  # before the rules, whose choice would else be nothing
+        logits = apply_rules(rules, writable, Written(state.ids, state.place))
+        chosen = _choose(logits, flat_keys, state.place)
         token = jnp.where(state.ended, PAD, chosen)
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(state.reading.logits), token[:, None], axis=1)[:, 0]
         return _Writing(

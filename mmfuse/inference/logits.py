@@ -4,8 +4,9 @@ A rule changes the logits of the next token, given what has been written; rules 
 
     logits ─ repetition_penalty(1.2) ─ temperature(0.7) ─ top_p(0.9) → what is drawn from
 
-A token that is ruled out gets −∞; where all are, the text ends. Rules see what was written and not the prompt, whose
-words an answer may repeat. They choose nothing: `generate.py` takes or draws a token, `beams.py` searches.
+A token that is ruled out gets −∞, as PAD has before any rule; where all are, the text ends. Rules see what was written
+and not the prompt, whose words an answer may repeat. They choose nothing: `generate.py` takes or draws a token,
+`beams.py` searches.
 """
 
 from collections.abc import Callable, Sequence

@@ -83,13 +83,10 @@ def table(parts, encode, batch):
 
 
 def gains(logs, text, least):
-    """What the next token adds to a score: its log-probability, where no text ends before its least length."""
+    """What the next token adds to a score: its log-probability, where no text has PAD or ends before its least length."""
     logs = np.array(logs[text])
-    if len(text) < least:
-        logs[EOS] = -np.inf
-        logs -= np.log(np.exp(logs).sum())
-    logs[PAD] = -np.inf
-    return logs
+    logs[[PAD, EOS] if len(text) < least else PAD] = -np.inf
+    return logs - np.log(np.exp(logs).sum())
 
 
 def score(total, length, penalty):

@@ -101,6 +101,18 @@ def test_pad_is_never_written_however_likely(parts, written, hidden, batch):
     np.testing.assert_array_equal(written(state, batch).ids, again_and_again(hidden, state, batch)[0])
 
 
+def test_the_rules_choose_among_what_can_be_written(parts, written, batch):
+    """The one likeliest token that `top_k` leaves is never PAD."""
+    state = made_likely(PAD, parts[1], batch, written)
+
+    @jax.jit
+    def run(state, batch):
+        model = nnx.merge(parts[0], state)
+        return generate(model.single, model.encode(batch), batch.text["prompt"], tokens=WRITTEN, rules=(top_k(1),))
+
+    np.testing.assert_array_equal(run(state, batch).ids, written(state, batch).ids)
+
+
 def test_each_answer_is_that_of_the_example_alone(parts, written, batch):
     """An answer depends neither on the batch-mates nor on the other prompt of its example."""
     whole = np.asarray(written(parts[1], batch).ids)
