@@ -1,7 +1,7 @@
 """Does the model answer questions right?
 
-Answers are generated and compared with the true ones, as text in which a run of white space is one space. Beside the
-accuracy stands what can be reached without looking:
+Answers are generated and compared with the true ones, as text in which a run of white space is one space and letters
+are composed. Beside the accuracy stands what can be reached without looking:
 
     blind      the same model, and no evidence; where a model that only reads is trained, the better of the two
     majority   one answer to all questions of a type, the one that is right most often among these very questions: no
@@ -9,6 +9,7 @@ accuracy stands what can be reached without looking:
     chance     one drawn evenly from the true answers to questions of the type
 """
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
@@ -95,5 +96,6 @@ def _answers(kinds: Iterable[str], truth: Iterable[str]) -> dict[str, Counter]:
 
 
 def one_spaced(text: str) -> str:
-    """The text by which answers are compared: a run of white space is one space, and there is none at the ends."""
-    return " ".join(text.split())
+    """The text by which answers are compared: a run of white space is one space, there is none at the ends, and letters
+    are composed (NFC), as in the texts that a model learns from."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))

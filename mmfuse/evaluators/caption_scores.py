@@ -28,10 +28,11 @@ Words = Sequence[str]
 def split_words(text: str) -> list[str]:
     """Lower-cased runs of letters, digits and the marks upon them; punctuation is left out.
 
-    Scripts that are written without spaces are split into their characters. Python's `\\w+` leaves out combining marks,
-    which would cut words of Hindi or Tamil at their vowels.
+    Letters are composed (NFC), as in the texts that a model learns from. Scripts that are written without spaces are
+    split into their characters. Python's `\\w+` leaves out combining marks, which would cut words of Hindi or Tamil at
+    their vowels.
     """
-    spaced = WITHOUT_SPACES.sub(r" \g<0> ", text.lower())
+    spaced = WITHOUT_SPACES.sub(r" \g<0> ", unicodedata.normalize("NFC", text).lower())
     kept = (
         character if character.isalnum() or unicodedata.category(character).startswith("M") else " "
         for character in spaced

@@ -9,7 +9,7 @@ import pytest
 
 from input_pipeline.streams import Recipe, evaluation_stream
 from input_pipeline.texts import TextSpec
-from mmfuse.evaluators.answering import Answering, chance, majority
+from mmfuse.evaluators.answering import Answering, chance, majority, one_spaced
 from mmfuse.evaluators.question_only import QuestionOnly
 from mmfuse.evaluators.writing import Writing
 from mmfuse.training.sharding import make_mesh
@@ -86,6 +86,10 @@ def test_accuracy_over_all_and_by_type(evaluator, tokenizer, answer, right):
     assert 0.5 < probability < 1  # the same to the same question
     error = abs(probability - sum(right.values()) / 6)
     assert evaluator(state) == expected_numbers(right, right, error)
+
+
+def test_an_answer_is_right_however_its_letters_are_composed():
+    assert one_spaced(" cafe\u0301  noir\n") == one_spaced("caf\u00e9 noir") == "caf\u00e9 noir"
 
 
 def test_blind_answers_are_those_without_evidence(evaluator, tokenizer):
