@@ -16,7 +16,6 @@ from input_pipeline.texts import Piece
 from input_pipeline.tokenizers import Tokenizer
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.inference.decoding import make_decoding, write_texts
-from mmfuse.models.memory import keep_evidence
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
 from mmfuse.types import Example
@@ -69,7 +68,7 @@ class Writing:
             memory = model.encode(batch)
 
             def write_over(keep):
-                evidence = keep_evidence(memory, keep)
+                evidence = model.keep_evidence(memory, keep)
                 texts = model.single, evidence, batch.text["prompt"], batch.origin
                 return write_texts(*texts, tokens=tokens, decoding=settings)
 

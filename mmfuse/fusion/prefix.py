@@ -66,6 +66,11 @@ class ModalityPrefix(nnx.Module):
         place, anchor = jnp.zeros((rows, number, 1)), jnp.zeros((rows, number), jnp.int32)
         return Tokens(values.astype(self.dtype), segment, place, modality, anchor)
 
+    def keep_told(self, tokens: Tokens, keep: Bool[Array, ""]) -> Tokens:
+        """The tokens as they are; or, where `keep` is false, as they are where no modality is there."""
+        absent = self.state[...][None, :, ABSENT].astype(tokens.values.dtype)
+        return tokens._replace(values=jnp.where(keep, tokens.values, absent))
+
 
 def expected_alignment(
     embeddings: Mapping[str, Float[Array, "B E"]], taking_part: Mapping[str, Bool[Array, "B"]]

@@ -3,7 +3,7 @@
 The first of a model's two phases, `encode`, makes a memory; heads, decoders and objectives read it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,12 +56,7 @@ class Memory(NamedTuple):
         return found
 
 
-def keep_evidence(memory: Memory, keep: Bool[Array, ""]) -> Memory:
-    """The memory as it is; or, where `keep` is false, as if there were nothing to see or hear: padding alone."""
-    return _padded(memory, dict.fromkeys(memory.tokens, keep))
-
-
-def _padded(memory, stays):
+def keep_tokens(memory: Memory, stays: Mapping[str, Bool[Array, "..."]]) -> Memory:
     """The memory, in which the tokens of these names are padding where they do not stay."""
     read = {name: memory.tokens[name] for name in stays}
     read = {name: side._replace(segment=jnp.where(stays[name], side.segment, 0)) for name, side in read.items()}
@@ -79,7 +74,7 @@ def keep_one(memory: Memory, names: Sequence[str], key: Array, share: float) -> 
     lot = jnp.where(there, jax.random.uniform(which, there.shape), -1)
     all_stay = jax.random.uniform(whether, (len(there), 1)) >= share
     stays = all_stay | (lot.argmax(axis=1)[:, None] == jnp.arange(len(names))[None])
-    return _padded(memory, {name: column[:, None] for name, column in zip(names, stays.T)})
+    return keep_tokens(memory, {name: column[:, None] for name, column in zip(names, stays.T)})
 
 
 def valid_values(signal: Signal) -> Num[Array, "B I ..."]:

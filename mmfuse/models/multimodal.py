@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Num
 
 from mmfuse.fusion.prefix import ModalityPrefix, Told, expected_alignment
 from mmfuse.models.dual_tower import DualTower
-from mmfuse.models.memory import Memory, join_items, valid_values
+from mmfuse.models.memory import Memory, join_items, keep_tokens, valid_values
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.routing.capacity import keep_rows
 from mmfuse.routing.consensus import Consensus
@@ -77,6 +77,14 @@ class Multimodal(nnx.Module):
             key = None if moment is None else jax.random.fold_in(moment.key, 1)
             memory.tokens[PREFIX] = self.prefix(self._told(memory, batch), batch.valid, key)
         return memory
+
+    def keep_evidence(self, memory: Memory, keep: Bool[Array, ""]) -> Memory:
+        """The memory as it is; or, where `keep` is false, that of examples of which nothing is there: padding, behind a
+        prefix that says so."""
+        kept = keep_tokens(memory, dict.fromkeys(memory.tokens, keep))
+        if self.prefix is not None:
+            kept.tokens[PREFIX] = self.prefix.keep_told(memory.tokens[PREFIX], keep)
+        return kept
 
     def _without_the_odd(self, memory: Memory) -> Memory:
         """The memory, in which a modality that disagrees with the others is padding."""

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from mmfuse.build import make_model
-from mmfuse.models.memory import Memory, join_items, keep_evidence, keep_one, valid_values
+from mmfuse.models.memory import Memory, join_items, keep_one, valid_values
 from mmfuse.towers.tower import TowerOutput
 from mmfuse.types import Tokens
 
@@ -227,7 +227,7 @@ def test_without_evidence_a_decoder_reads_what_it_would_of_absent_signals(model,
     def decode(state, batch, keep):
         model, target = nnx.merge(graph, state), batch.text["target"]
         ids, segment = (array.reshape(-1, array.shape[-1]) for array in (target.ids, target.segment))
-        memory = keep_evidence(model.encode(batch), keep)
+        memory = model.keep_evidence(model.encode(batch), keep)
         return jnp.where(segment[..., None] > 0, model.single.decode(model.single.read(ids, segment), memory).hidden, 0)
 
     kept, dropped = decode(state, batch, jnp.array(True)), decode(state, batch, jnp.array(False))

@@ -108,6 +108,20 @@ def test_a_model_says_which_gates_are_shut(model, batch):
     assert (np.asarray(dropped.values) == np.asarray(model.prefix.state[...])[:, 3]).all(axis=2).any()
 
 
+def test_without_evidence_the_prefix_says_that_nothing_is_there(model, batch):
+    nothing = {name: signal._replace(item_mask=signal.item_mask & False) for name, signal in batch.signals.items()}
+    known, absent = batch._replace(text={}), batch._replace(text={}, signals=nothing)
+    encode, keep = jax.jit(lambda batch: model.encode(batch)), jax.jit(model.keep_evidence)
+    memory, blind = encode(known), keep(encode(known), jnp.array(False))
+    expected = encode(absent).tokens
+    for name in ("image", "audio"):
+        np.testing.assert_array_equal(blind.tokens[name].segment, expected[name].segment)
+    for found, wanted in zip(blind.tokens["prefix"], expected["prefix"], strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert (np.asarray(blind.tokens["prefix"].segment) > 0).all()
+    jax.tree.map(np.testing.assert_array_equal, keep(memory, jnp.array(True)).tokens, memory.tokens)
+
+
 def test_a_decoder_reads_the_prefix(model, batch):
     graph, parameters = nnx.split(model)
 
