@@ -36,8 +36,8 @@ class Answering(Writing):
         """Returns accuracies, `calibration_error`, `questions`, how many, and `rejected`, records left out.
 
         `accuracy`, `accuracy_blind`, `accuracy_majority` and `accuracy_chance` are over all questions; with `/{type}`
-        over those of a type; where scenes were spoiled there are `accuracy/clean` and `accuracy/{kind}/{level}`, too.
-        With `question_only` there are `accuracy_question_only` and `accuracy_no_evidence`, and `accuracy_blind` is the
+        over those of a type; where what is read was spoiled there are `accuracy/clean` and `accuracy/{kind}/{level}`,
+        too. With `question_only` there are `accuracy_question_only` and `accuracy_no_evidence`, and `accuracy_blind` is the
         higher of the two. An answer's probability, by which calibration is measured, is that of all its tokens.
         """
         found = list(self.written(state, Question))
@@ -65,7 +65,10 @@ class Answering(Writing):
             if self.question_only:
                 both = numbers[f"accuracy_question_only{part}"], numbers[f"accuracy_no_evidence{part}"]
                 numbers[f"accuracy_blind{part}"] = max(both)
-        for part, of_part in parts_by_damage([damage_of_all(written.example) for written in found]):
+        assert self.sweep.first is not None, "something was written"
+        batch = self.sweep.first[0].batch
+        befallen = [damage_of_all(written.example, (*batch.signals, *batch.text)) for written in found]
+        for part, of_part in parts_by_damage(befallen):
             numbers[f"accuracy{part}"] = float(right["accuracy"][of_part].mean())
         return numbers | counts
 

@@ -35,9 +35,10 @@ def shares_by_damage(
     }
 
 
-def damage_of_all(example: Example) -> Damage:
-    """What befell an example: its one damage, "several" at the highest level of them, or `CLEAN`."""
-    befallen = [*example.truth.get("corruptions", {}).values()]
+def damage_of_all(example: Example, modalities: Iterable[str]) -> Damage:
+    """What befell an example in these modalities, those that are read: its one damage, "several" at the highest level
+    of them, or `CLEAN`."""
+    befallen = [damage for name in modalities if (damage := damage_of(example, name)) != CLEAN]
     if len(befallen) > 1:
         return "several", max(level for _, level in befallen)
     return befallen[0] if befallen else CLEAN

@@ -10,6 +10,7 @@ import pytest
 from input_pipeline.streams import Recipe, evaluation_stream
 from input_pipeline.texts import TextSpec
 from mmfuse.evaluators.answering import Answering, chance, majority, one_spaced
+from mmfuse.evaluators.damage import CLEAN, damage_of_all
 from mmfuse.evaluators.question_only import QuestionOnly
 from mmfuse.evaluators.writing import Writing
 from mmfuse.training.sharding import make_mesh
@@ -127,7 +128,8 @@ def test_blind_is_the_better_of_no_evidence_and_of_reading_alone(tokenizer, gues
 
 
 def test_accuracy_by_what_befell_a_scene(tokenizer):
-    """Where two circles are counted the answer is right: of two clean scenes in one, for example."""
+    """Where two circles are counted the answer is right: of three clean scenes in two, for example. Sounds and
+    descriptions are not read."""
 
     class Spoiled(Asked):
         questions = ((TWO,), (RED,), (TWO,), (), (RED,), (TWO,), (TWO,))
@@ -138,7 +140,7 @@ def test_accuracy_by_what_befell_a_scene(tokenizer):
             {},
             {"image": ("noise", 0.31)},
             {"image": ("darkness", 0.2), "audio": ("missing", 1.0)},
-            {"description": ("gaps", 0.01)},
+            {"description": ("gaps", 0.01), "audio": ("missing", 1.0)},
         )
 
         def __getitem__(self, index):
@@ -147,8 +149,22 @@ def test_accuracy_by_what_befell_a_scene(tokenizer):
 
     found = make_evaluator(Spoiled(), tokenizer, workers=0)(told.state_that_writes("two", tokenizer, after=PROMPT))
     parts = {name.partition("/")[2]: value for name, value in found.items() if name.startswith("accuracy/")}
-    by_damage = {"clean": 0.5, "noise/5": 1, "noise/2": 0, "several/5": 1, "gaps/1": 1}
+    by_damage = {"clean": 2 / 3, "noise/5": 1, "noise/2": 0, "darkness/1": 1}
     assert parts == by_damage | {"count": 1, "colour": 0} and found["accuracy"] == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize(
+    ("read", "damage"),
+    [
+        (("image", "audio", "source", "prompt"), ("several", 0.5)),
+        (("image", "audio"), ("noise", 0.2)),
+        (("source", "audio"), ("gaps", 0.5)),
+        (("audio", "prompt"), CLEAN),
+    ],
+)
+def test_what_befell_an_example_is_what_befell_that_which_is_read(read, damage):
+    spoiled = {"corruptions": {"image": ("noise", 0.2), "description": ("gaps", 0.5)}}
+    assert damage_of_all(Example("0", "0", {}, truth=spoiled), read) == damage
 
 
 def test_controls_by_hand():
