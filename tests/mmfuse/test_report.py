@@ -11,7 +11,7 @@ from mmfuse.analysis import report
 from mmfuse.analysis.charts import line_chart, number, ticks
 from mmfuse.analysis.gates import gate_charts
 from mmfuse.analysis.html import data_block, join, tag
-from mmfuse.analysis.record import headlines, read_record, split_control, with_controls
+from mmfuse.analysis.record import headlines, read_record, split_control, time_spent, with_controls
 from tests.small_report import HOSTILE, write_workdir
 
 
@@ -142,6 +142,15 @@ def test_a_page_says_which_step_it_is_about(tmp_path):
 def test_a_folder_without_numbers_is_refused_in_a_sentence(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "summary.json is missing" in capsys.readouterr().err
+
+
+def test_a_line_that_a_kill_has_cut_is_passed_over(tmp_path):
+    workdir = write_workdir(tmp_path / "run")
+    whole = read_record(workdir)
+    for name in ("metrics", "timing", "evaluation"):
+        with (workdir / f"{name}.jsonl").open("a") as file:
+            file.write('{"step": 41, "secon')
+    assert read_record(workdir) == whole and time_spent(workdir)["time/wall_seconds"] == 40 * 0.5
 
 
 def test_a_named_evaluation_has_a_page_of_its_own(tmp_path):
