@@ -159,7 +159,8 @@ def page(title: str, top: Html, parts: Sequence[Section], looks: Looks, step: in
 
 def _write(path: Path, text: Html) -> None:
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
+    # a key or an answer may hold what is no Unicode text
+    fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
     fresh.replace(path)
 
 

@@ -11,7 +11,14 @@ from mmfuse.analysis import report
 from mmfuse.analysis.charts import line_chart, number, ticks
 from mmfuse.analysis.gates import gate_charts
 from mmfuse.analysis.html import data_block, join, tag
-from mmfuse.analysis.record import headlines, read_record, split_control, time_spent, with_controls
+from mmfuse.analysis.record import (
+    headlines,
+    read_record,
+    split_control,
+    time_spent,
+    with_controls,
+    write_examples,
+)
 from tests.small_report import HOSTILE, write_workdir
 
 
@@ -142,6 +149,17 @@ def test_a_page_says_which_step_it_is_about(tmp_path):
 def test_a_folder_without_numbers_is_refused_in_a_sentence(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "summary.json is missing" in capsys.readouterr().err
+
+
+def test_what_is_no_unicode_text_is_shown_in_ascii(tmp_path):
+    workdir = write_workdir(tmp_path / "run")
+    examples = json.loads((workdir / "examples.json").read_text())
+    card = examples["vqa"]["answers"]["shown"][1]
+    card["key"], card["texts"][0]["expected"] = "caf\udce9.tar", ["\ud800"]
+    write_examples(workdir, examples)
+    page = Page(report.write_report(workdir).read_text())
+    assert "caf\\udce9.tar" in [text for _, text in page.find("h3")]
+    assert any(text.startswith("true: \\ud800 ·") for _, text in page.find("p", class_="truth"))
 
 
 def test_a_line_that_a_kill_has_cut_is_passed_over(tmp_path):
