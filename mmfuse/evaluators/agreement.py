@@ -25,7 +25,8 @@ class Agreeing:
     def __init__(self, stream: FiniteStream, merge: Callable[[TrainState], Multimodal], mesh: Mesh, *, workers: int):
         def compare(state, batch):
             agreement = merge(state).encode(batch).agreement
-            there = {name: batch.present(name).any(axis=1) for name in agreement.gates}
+            # of what is absent, and of what a router has shut, there are no tokens to be compared
+            there = {name: (tokens.segment > 0).any(axis=1) for name, tokens in agreement.tokens.items()}
             gates = agreement.gates.items()
             return agreement.mismatch, {n: gate.open for n, gate in gates}, {n: gate.soft for n, gate in gates}, there
 
@@ -38,7 +39,7 @@ class Agreeing:
         the same with `/clean` and, for each kind of corruption, `/{kind}/{level}` (`damage.py`);
         `auroc/{kind}/{a}_{b}`: how well their mismatch tells pairs that both are as they were from pairs of which one
         side suffered that kind and the other nothing; `auroc/{kind}`, the mean over pairs; `rejected`, how many records
-        were left out. What is absent counts nowhere.
+        were left out. What is absent, or was shut by a router, counts nowhere.
         """
         mismatch, opened, soft, there, befallen = self._collect(state)
         numbers = {"rejected": float(len(self.sweep.rejected))}

@@ -14,9 +14,9 @@ from mmfuse.routing.consensus import Agreement
 from mmfuse.routing.gates import Gates
 from mmfuse.training.sharding import make_mesh
 from mmfuse.training.state import TrainState
-from mmfuse.types import Example, Rejected
+from mmfuse.types import Example, Rejected, Tokens
 
-NUMBER, BAD, BLIND = 41, 7, 10  # records; one that is torn, and one without an image
+NUMBER, BAD, BLIND, SHUT = 41, 7, 10, 13  # records; one that is torn, without an image, with a sound that is not read
 NAMES, PAIRS = ("image", "audio", "source"), [("image", "audio"), ("image", "source"), ("audio", "source")]
 random = np.random.default_rng(0)
 KINDS = [["", "", ""], ["swap", "", ""], ["", "alter", ""], ["", "", "swap"], ["alter", "swap", ""]]
@@ -25,6 +25,7 @@ LOGITS = random.standard_normal((NUMBER, 3)).astype(np.float32)
 SOFT = random.random((NUMBER, 3)).astype(np.float32)
 OPEN = random.random((NUMBER, 3)) < 0.6
 USED = [i for i in range(NUMBER) if i != BAD]
+LEFT_OUT = {"image": BLIND, "audio": SHUT, "source": None}
 
 
 class Compared:
@@ -40,7 +41,11 @@ class Compared:
             for place, name in enumerate(NAMES)
         }
         mismatch = {pair: self.logits[index, place] for place, pair in enumerate(PAIRS)}
-        return SimpleNamespace(agreement=Agreement({}, mismatch, gates))
+        tokens = {}
+        for name in NAMES:
+            read = batch.present(name) & ((index != SHUT) | (name != "audio"))[:, None]
+            tokens[name] = Tokens(*[read.astype(jnp.int32)] * len(Tokens._fields))
+        return SimpleNamespace(agreement=Agreement(tokens, mismatch, gates))
 
 
 def row(index):
@@ -66,7 +71,7 @@ def numbers():
 def test_areas_compare_clean_pairs_with_pairs_of_one_such_side(numbers, kind):
     areas = []
     for place, (a, b) in enumerate(PAIRS):
-        used = [i for i in USED if i != BLIND or "image" not in (a, b)]
+        used = [i for i in USED if i not in (LEFT_OUT[a], LEFT_OUT[b])]
         sides = {i: sorted([BEFALLEN[i][NAMES.index(a)], BEFALLEN[i][NAMES.index(b)]]) for i in used}
         false = {i: sides[i] == ["", kind] for i in used if sides[i] in (["", ""], ["", kind])}
         if not any(false.values()):
@@ -79,7 +84,7 @@ def test_areas_compare_clean_pairs_with_pairs_of_one_such_side(numbers, kind):
 
 def test_open_gates_are_counted_by_what_befell_their_modality(numbers):
     for place, name in enumerate(NAMES):
-        used = [i for i in USED if i != BLIND or name != "image"]
+        used = [i for i in USED if i != LEFT_OUT[name]]
         parts = {"": used, "/clean": [i for i in used if not BEFALLEN[i][place]]}
         parts |= {f"/{kind}/5": [i for i in used if BEFALLEN[i][place] == kind] for kind in ("swap", "alter")}
         for part, of in parts.items():
