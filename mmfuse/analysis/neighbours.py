@@ -64,7 +64,9 @@ def _side(loaded, name, embedded, spectrograms) -> _Side:
 
 def _item(loaded, name, spectrograms, row, place) -> dict[str, str]:
     if name == "image":
-        picture = pictures.picture_uri(loaded.batch.signals[name].values[row, place])
+        signal = loaded.batch.signals[name]
+        height, width = signal.size[row, place]
+        picture = pictures.picture_uri(signal.values[row, place, :height, :width])
         return {"picture": picture, "text": f"picture of example {loaded.batch.origin[row, 1]}"}
     if name == "audio" and spectrograms is not None:
         picture = pictures.spectrogram_uri(spectrograms[row])

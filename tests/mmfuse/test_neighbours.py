@@ -1,13 +1,18 @@
 """What queries find, from embeddings whose cosines are known."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline.collate import Loaded
 from mmfuse.analysis.neighbours import show_neighbours
 from mmfuse.types import Batch, Caption, Signal, Text
 
 ROWS = 4  # the third is a hole; each of the others has a picture and a caption, the first has two
+SHAPE = 5, 7  # of pictures, with their padding
 
 
 def unit(angle):
@@ -18,7 +23,10 @@ def unit(angle):
 def loaded():
     valid = np.array([True, True, False, True])
     image = Signal(
-        np.zeros((ROWS, 1, 2, 3, 3), np.uint8), valid[:, None], np.zeros((ROWS, 1), int), np.zeros((ROWS, 1, 2), int)
+        np.zeros((ROWS, 1, *SHAPE, 3), np.uint8),
+        valid[:, None],
+        np.zeros((ROWS, 1), int),
+        np.array([[SHAPE], [(5, 2)], [(0, 0)], [(3, 7)]]),
     )
     zeros = np.zeros((ROWS, 2, 5), np.int32)
     origin = np.stack([np.zeros(ROWS, np.int32), np.array([10, 11, -1, 13], np.int32)], axis=1)
@@ -47,6 +55,13 @@ def test_candidates_stand_in_the_order_of_their_cosines(loaded, embedded):
     assert [one["item"]["text"] for one in back["queries"][0]["found"]] == [
         f"picture of example {number}" for number in (10, 11, 13)
     ]
+
+
+def test_pictures_are_shown_in_their_own_shape(loaded, embedded):
+    _, back = show_neighbours(loaded, embedded, None, [("image", "caption")])
+    uris = [found["item"]["picture"] for found in back["queries"][0]["found"]]
+    files = [io.BytesIO(base64.b64decode(uri.partition(",")[2])) for uri in uris]
+    assert [Image.open(file).size for file in files] == [(7, 5), (2, 5), (7, 3)]  # of examples 10, 11, 13
 
 
 def test_the_worst_queries_stand_behind_the_first_ones(loaded, embedded):
