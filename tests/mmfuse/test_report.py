@@ -12,6 +12,7 @@ from mmfuse.analysis.charts import line_chart, number, ticks
 from mmfuse.analysis.gates import gate_charts
 from mmfuse.analysis.html import data_block, join, tag
 from mmfuse.analysis.record import (
+    CONTROLS,
     headlines,
     read_record,
     split_control,
@@ -20,6 +21,8 @@ from mmfuse.analysis.record import (
     write_examples,
 )
 from tests.small_report import HOSTILE, write_workdir
+
+STYLE = (Path(report.__file__).parent / "page.css").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +257,13 @@ def test_text_is_escaped_once():
     assert "</script" not in data_block("x", {"a": "</script><script>"}).removesuffix("</script>")
 
 
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_has_a_colour_of_its_own(control):
+    (mark,) = re.findall(rf"\.mark\.{control} {{ fill: var\(--(\w+)\); }}", STYLE)
+    (head,) = re.findall(rf"thead \.{control} {{ color: var\(--(\w+)\); }}", STYLE)
+    assert mark == head == ("ink" if control == "chance" else control)
+
+
 def luminance(colour):
     colour = colour if len(colour) == 7 else "#" + "".join(2 * digit for digit in colour[1:])
     channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
@@ -264,9 +274,8 @@ def luminance(colour):
 @pytest.mark.parametrize("theme", [0, 1])
 def test_text_can_be_read_in_light_and_dark(theme):
     """WCAG 2.1, 1.4.3: 4.5 to 1 between text and what is behind it."""
-    style = (Path(report.__file__).parent / "page.css").read_text()
-    colours = dict(re.findall(r"--(\w+): (#\w+);", re.findall(r":root \{(.*?)\}", style, re.S)[theme]))
+    colours = dict(re.findall(r"--(\w+): (#\w+);", re.findall(r":root \{(.*?)\}", STYLE, re.S)[theme]))
     for ground in ("ground", "card"):
-        for ink in ("ink", "quiet", "accent", "good", "bad", "blind", "majority"):
+        for ink in ("ink", "quiet", "accent", "good", "bad", *set(CONTROLS) - {"chance"}):
             light, dark = sorted((luminance(colours[ink]), luminance(colours[ground])), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
