@@ -132,6 +132,7 @@ class Classification:
     def _measure(self, classes, scale, vectors, label):
         probabilities = softmax(scale * (vectors @ classes.T), axis=1)
         right, shown = probabilities.argmax(axis=1) == label, np.unique(label)
+        right &= np.isfinite(probabilities).all(axis=1)  # the largest of what is no number is said to be the first
         ranking = rank(classes[shown], vectors, lambda rows: shown[rows, None] == label[None], chunk=CHUNK)
         return {
             "accuracy": float(right.mean()),

@@ -105,6 +105,16 @@ def test_prompts_that_are_not_there_count_for_nothing(tables, tokenizer):
     assert evaluate(other, tokenizer) == evaluate(tables, tokenizer)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # nor is how sure such a model is a number
+def test_embeddings_that_are_no_numbers_are_of_no_class(tables, tokenizer):
+    found = evaluate(tables | {"image": np.full_like(tables["image"], np.nan)}, tokenizer)
+    assert found["accuracy"] == 0 and np.isnan(found["brier_score"])
+    towards_none = tables["image"].copy()
+    towards_none[:: len(CLASSES)] = np.nan  # all that are of the first class
+    found, whole = evaluate(tables | {"image": towards_none}, tokenizer)["accuracy"], evaluate(tables, tokenizer)
+    assert 0 < found < whole["accuracy"]
+
+
 def test_examples_of_no_class_are_counted(tables, tokenizer):
     found = evaluate(tables, tokenizer, start=BLIND, classes=(("ant", ("an ant",)), ("bee", ("a bee",))))
     assert found == {"examples": 0, "left_out": len(CONCEPT) - BLIND - 1, "rejected": 0}
