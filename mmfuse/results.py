@@ -6,6 +6,7 @@ nothing is measured here.
 """
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +16,13 @@ from typing import Any, NamedTuple
 from mmfuse.analysis.record import read_record, time_spent
 
 RESULTS = Path(__file__).parent.parent / "results"
+NOT_FINITE = ("nan", "inf", "-inf")  # as `MetricWriter` writes them
 SEED = re.compile(r"--config\.seed[= ]\S+")
 
 
 class Spread(NamedTuple):
     """A number over seeds: its mean, its standard deviation (with n − 1; of one seed 0), and the n seeds that have it.
+    Where one of them is not finite, neither is the spread: both are nan.
 
     Formatted it is `mean ± deviation`, and the number alone where there is one seed.
     """
@@ -37,12 +40,15 @@ def over_seeds(runs: Iterable[Mapping[str, Any]]) -> dict[str, Spread]:
     found: dict[str, list[float]] = {}
     for run in runs:
         for name, value in run.items():
-            if isinstance(value, int | float):
-                found.setdefault(name, []).append(value)
-    return {
-        name: Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
-        for name, values in found.items()
-    }
+            if isinstance(value, int | float) or value in NOT_FINITE:
+                found.setdefault(name, []).append(float(value))
+    return {name: _spread(values) for name, values in found.items()}
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    if not all(map(math.isfinite, values)):
+        return Spread(math.nan, math.nan, len(values))
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
 
 
 def newest_of_each_seed(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -49,6 +49,14 @@ def test_spread_is_that_of_a_sample():
     )
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_seen_in_the_mean(value):
+    found = over_seeds([{"a": 0.25, "b": 1.0}, {"a": value, "b": 3.0, "machine": "some", "flags": ["nan"]}])
+    assert found.keys() == {"a", "b"} and found["b"].mean == 2
+    assert f"{found['a']:.3f}" == "nan ± nan" and found["a"].seeds == 2
+    assert f"{over_seeds([{'a': value}])['a']:.3f}" == "nan"
+
+
 def test_an_experiment_is_a_command_over_seeds(tmp_path):
     path, command = tmp_path / "some.jsonl", "python main.py --config=a.py --config.x=2"
     commands = [
