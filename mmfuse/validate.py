@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from input_pipeline.streams import FITS
-from input_pipeline.texts import LEAST_LENGTH, check_spec
+from input_pipeline.texts import ASKED, LEAST_LENGTH, TAKES, check_spec
 from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse import build_data, build_goals
 from mmfuse.build_towers import lookup
@@ -40,6 +40,12 @@ GIVEN = {
     "classification": lambda evaluator: {evaluator.signal},
     "gating": lambda evaluator: set(),
     "agreement": lambda evaluator: set(),
+}
+# What they can use of texts: answers of questions, captions of what are no questions.
+USED = {
+    ("answering", "prompt"): ASKED,
+    ("captioning", "prompt"): tuple(take for take in TAKES if take != "questions"),
+    ("captioning", "target"): tuple(take for take in TAKES if take not in ASKED),
 }
 # The part of the model that an evaluator is about, and what it does with it.
 ABOUT = {
@@ -221,6 +227,13 @@ def _check_objectives(name, stream, config):
 def _check_evaluator(name, evaluator, config):
     missing = GIVEN[evaluator.kind](evaluator) - {*evaluator.stream.signals, *evaluator.stream.text}
     require(not missing, f"{name}.stream lacks {', '.join(sorted(missing))}: say what it holds.")
+    for role, spec in evaluator.stream.text.items():
+        used = USED.get((evaluator.kind, role), tuple(TAKES))
+        require(
+            spec.take in used,
+            f"{name}.stream.text.{role} takes '{spec.take}', which '{evaluator.kind}' cannot use: take one of "
+            f"{', '.join(used)}.",
+        )
     if evaluator.kind in ("answering", "captioning"):
         prompt, tokens, most = evaluator.stream.text.prompt.length, evaluator.tokens, config.model.single.length
         require(

@@ -111,6 +111,21 @@ WRONG = [
         "evaluators.caption.stream lacks target",
     ),
     (
+        {"evaluators.vqa.stream.text.prompt.take": "captions"},
+        "vqa.stream.text.prompt takes 'captions', which 'answering' cannot use: take one of questions, whole_captions_and",
+    ),
+    (
+        {"evaluators.caption.stream.text.prompt.take": "questions"},
+        "caption.stream.text.prompt takes 'questions', which 'captioning' cannot use: take one of captions, ",
+    ),
+    *(
+        (
+            {"evaluators.caption.stream.text.target.take": take},
+            f"caption.stream.text.target takes '{take}', which 'captioning' cannot use: take one of captions, ",
+        )
+        for take in ("questions", "whole_captions_and_questions")
+    ),
+    (
         {"evaluators.vqa.tokens": 17},
         "evaluators.vqa writes 17 tokens behind prompts of 24, and the model reads at most 40 together: write fewer",
     ),
@@ -146,7 +161,10 @@ def changed(changes):
     return config
 
 
-@pytest.mark.parametrize("changes", [{}, {"evaluators.vqa.tokens": 16}])
+MIXED = {f"evaluators.{name}.stream.text.prompt.take": "whole_captions_and_questions" for name in ("vqa", "caption")}
+
+
+@pytest.mark.parametrize("changes", [{}, {"evaluators.vqa.tokens": 16}, MIXED])
 def test_a_right_config_passes(changes):
     validate(changed(changes), shards=4)
 
