@@ -10,6 +10,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from configs import siglip
 from mmfuse.training.optimizer import keep_part, make_optimizer, make_schedule
 from mmfuse.training.rules import named_leaves
 from mmfuse.types import ConfigError
@@ -117,6 +118,17 @@ def test_equals_adamw_of_optax_when_all_rules_are_alike():
     with jax.numpy_dtype_promotion("standard"):
         theirs = run(optax.adamw(make_schedule(changes, STEPS), 0.9, 0.98, 1e-3, weight_decay=0.05), params, gradients)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), ours, theirs)
+
+
+def test_siglip_decays_kernels_by_a_share_that_its_rate_is_not_in():
+    """In big_vision, Δθ = −s(t) · (rate · Adam + 1e-4 · θ) of kernels, where the schedule s is 1 at most."""
+    params = draw(0, shapes=SHAPES | {"embedding": (2, 3), "position/table": (5, 2)})
+    asked = siglip.get_config()
+    optimizer = make_optimizer(asked.optimizer, params, asked.train.steps)
+    still = jax.tree.map(np.zeros_like, params)
+    updates, _ = jax.jit(optimizer.update)(still, optimizer.init(params), params)
+    np.testing.assert_allclose(updates.pop("kernel"), -1e-4 / 20_000 * params["kernel"], rtol=1e-5)
+    assert len(updates) == 3 and not any(update.any() for update in updates.values())
 
 
 def newton_schulz(m):
