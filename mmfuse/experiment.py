@@ -31,6 +31,7 @@ from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.loop import Program, Run, train
 from mmfuse.training.metrics import MetricWriter
 from mmfuse.training.optimizer import keep_part, make_optimizer
+from mmfuse.training.processes import first_decides
 from mmfuse.training.rules import named_leaves
 from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, replicated
 from mmfuse.training.state import StateMaker, TrainState
@@ -195,12 +196,13 @@ class Experiment:
         checkpointer = Checkpointer(self.workdir / CHECKPOINTS, **config.checkpoint)
         writer = MetricWriter(self.workdir)
         try:
-            state = None
-            if checkpointer.latest_step() != config.train.steps or not writer.is_evaluated(config.train.steps):
+            state, steps = None, config.train.steps
+            if not first_decides(checkpointer.latest_step() == steps and writer.is_evaluated(steps)):
                 state = self._train(checkpointer, writer)
-            last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
-            self.evaluation.summarize(json.loads(last))
-            if reported_step(self.workdir) != config.train.steps:
+            if jax.process_index() == 0:
+                last = (self.workdir / "evaluation.jsonl").read_text().splitlines()[-1]
+                self.evaluation.summarize(json.loads(last))
+            if not first_decides(reported_step(self.workdir) == steps):
                 self.evaluation.report(state or checkpointer.restore(self.abstract_state)[0])
         finally:
             writer.close()

@@ -1,6 +1,7 @@
 """Several processes are one run, and what a process asks of its machine."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -68,6 +69,21 @@ def test_two_processes_take_over_from_one_and_route_as_it_would(tmp_path):
         assert opened == pytest.approx([line[f"answers/gates/open/{name}"] for line in expected])
         assert min(opened[:2]) == 1 and max(opened[2:]) < 1
         assert 0 <= json.loads((moved / "summary.json").read_text())[f"gating/open/{name}"] <= 1
+    finish_by_two(moved, tmp_path / "seen", steps, config=config)
+
+
+def finish_by_two(workdir, seen, *flags, config):
+    """The end of a run is made anew by two processes, of which the second does not see what the first one writes."""
+    shutil.copytree(workdir, seen, ignore=shutil.ignore_patterns("checkpoints", "evaluation.jsonl"))
+    (seen / "checkpoints").symlink_to(workdir / "checkpoints")
+    written = [workdir / name for name in ("evaluation.jsonl", "summary.json", "report.html")]
+    before = json.loads(written[1].read_text())
+    for path in written:
+        path.unlink()
+    both = start_two(workdir, *flags, config=config, own=("", f"--workdir={seen}"))
+    outputs = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert json.loads(written[1].read_text()) == pytest.approx(before, rel=1e-4) and written[2].exists()
 
 
 FAULTS = """

@@ -22,7 +22,7 @@ from mmfuse.objectives.cost import model_flops_utilization
 from mmfuse.training.alarm import CollapseAlarm
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.metrics import MetricWriter, format_progress
-from mmfuse.training.processes import StopSignals
+from mmfuse.training.processes import StopSignals, first_decides
 from mmfuse.training.sharding import place
 from mmfuse.training.state import TrainState
 from mmfuse.types import DataError, MmfuseError
@@ -97,7 +97,7 @@ def train(
     def evaluates(step):
         return step == steps or step % evaluate_every == 0
 
-    if first and evaluates(first) and not run.writer.is_evaluated(first):
+    if first and evaluates(first) and not first_decides(run.writer.is_evaluated(first)):
         run.writer.write_evaluation(first, run.evaluate(state))
     clock = _Clock(run, first, steps)
     logged, rejections, failure, alarm = None, Rejections(rejected_share), None, CollapseAlarm()

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
@@ -60,6 +61,14 @@ def join(coordinator: str | None, number: int | None, index: int | None) -> None
             f"--coordinator={coordinator}: {str(error).splitlines()[0]} Say --coordinator=host:port of the first "
             "process, --processes=how many there are and --process=which of them this is, from 0."
         ) from error
+
+
+def first_decides(decision: bool) -> bool:
+    """What the first process has decided; all wait for it here.
+
+    It alone is sure to see what it has written, and all have to run the same programs.
+    """
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))
 
 
 def keep_memory() -> None:
