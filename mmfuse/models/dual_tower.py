@@ -5,6 +5,7 @@ cosines into logits. Both are there unless a config says otherwise, so that chan
 References: CLIP, arXiv 2103.00020; SigLIP, arXiv 2303.15343.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -89,10 +90,8 @@ class DualTower(nnx.Module):
 
     @property
     def scale(self) -> Float[Array, ""]:
-        """What cosines are multiplied by, clipped. The gradient passes the clip, so that the scale can come back."""
-        learned = self.log_scale[...]
-        clipped = jnp.minimum(learned, self.max_log_scale)
-        return jnp.exp(learned + jax.lax.stop_gradient(clipped - learned))
+        """What cosines are multiplied by, clipped; at the clip it feels only what would have it come back."""
+        return jnp.exp(_at_most(self.log_scale[...], self.max_log_scale))
 
     @property
     def bias(self) -> Float[Array, ""]:
@@ -102,3 +101,20 @@ class DualTower(nnx.Module):
     def logits(self, rows: Float[Array, "A E"], columns: Float[Array, "B E"]) -> Float[Array, "A B"]:
         """scale · cosine + bias of unit embeddings, in float32."""
         return self.scale * jnp.einsum("AE,BE->AB", rows, columns, precision=jax.lax.Precision.HIGHEST) + self.bias
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _at_most(learned: Float[Array, ""], bound: float) -> Float[Array, ""]:
+    """The lesser of both; at the bound and beyond it, only a gradient passes that leads back.
+
+    That of min is 0 there: what is beyond the bound by one step would stay for ever. If all of it passed, it would lead
+    on unseen, and the way back would be as long.
+    """
+    return jnp.minimum(learned, bound)
+
+
+def _descend(bound, learned, gradient):
+    return (jnp.where(learned >= bound, jnp.maximum(gradient, 0.0), gradient),)
+
+
+_at_most.defvjp(lambda learned, bound: (jnp.minimum(learned, bound), learned), _descend)

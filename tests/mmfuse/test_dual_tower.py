@@ -66,3 +66,20 @@ def test_the_scale_is_clipped_and_still_feels_a_gradient(temperature, scale):
     np.testing.assert_allclose(value, scale, rtol=1e-5)
     np.testing.assert_allclose(gradient["log_scale"][...], scale, rtol=1e-5)  # d exp(s) / ds
     assert make_head().bias == -10.0
+
+
+@pytest.mark.parametrize("beyond", [-0.1, 0.0, 0.1])
+def test_the_scale_does_not_move_on_behind_its_clip(beyond):
+    """However long a loss wants a larger one, a few steps of another loss bring it down."""
+    graph, state = nnx.split(make_head(np.exp(-beyond) / 100))
+
+    def descend(state, sign, steps):
+        for _ in range(steps):
+            gradient = jax.grad(lambda state: sign * nnx.merge(graph, state).scale)(state)
+            state = jax.tree.map(lambda value, g: value - 1e-3 * g, state, gradient)
+        return state, float(nnx.merge(graph, state).scale)
+
+    state, scale = descend(state, -1.0, 5)
+    assert scale == pytest.approx(100.0)
+    assert float(state["log_scale"][...]) <= np.log(100) + 0.2  # a step beyond the bound, or where it was
+    assert descend(state, 1.0, 3)[1] < 100
