@@ -101,14 +101,14 @@ def read_prompt(model: SingleTower, memory: Memory, prompt: Text, *, tokens: int
     read = model.decode(model.read(ids, segment, cache), memory, cache)
     last = jnp.maximum((segment > 0).sum(axis=1) - 1, 0)
     hidden = jnp.take_along_axis(read.hidden, last[:, None, None], axis=1)[:, 0]
-    return Reading(model.readout(hidden).astype(jnp.float32), read.cache)
+    return Reading(model.readout(hidden), read.cache)
 
 
 def read_token(model: SingleTower, memory: Memory, token: Int[Array, "R"], cache: Cache) -> Reading:
     """Reads one token of each text."""
     text = model.read(token[:, None], jnp.ones_like(token)[:, None], cache)
     read = model.decode(text, memory, cache)
-    return Reading(model.readout(read.hidden[:, 0]).astype(jnp.float32), read.cache)
+    return Reading(model.readout(read.hidden[:, 0]), read.cache)
 
 
 def text_keys(key: Key[Array, ""], origin: Int[Array, "B 2"], texts: int) -> Key[Array, "B {texts}"]:

@@ -102,8 +102,9 @@ class SingleTower(nnx.Module):
         return Decoded(out.values, cache, out.aux, out.trace)
 
     def readout(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Logits of the next token."""
-        return self.embed.attend(hidden)
+        """Logits of the next token, in float32: those from 8 to 16 would be multiples of 1/16 in bfloat16."""
+        table = self.embed.embedding[...].astype(self.embed.dtype)
+        return jnp.einsum("...D,VD->...V", hidden.astype(table.dtype), table, preferred_element_type=jnp.float32)
 
     def empty_cache(self, memory: Memory, *, rows: int, length: int) -> Cache:
         """Room for `length` tokens in each of R rows; the memory's keys and values are computed here, once."""

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from mmfuse.build import make_model
+from mmfuse.models.single_tower import SingleTower
 from mmfuse.types import Tokens
 
 B, TEXTS, T, D = 3, 2, 7, 24
@@ -133,6 +134,15 @@ def test_the_readout_is_the_embedding_table(model):
     hidden = random_values()
     expected = np.asarray(hidden) @ np.asarray(model.single.embed.embedding[...]).T
     np.testing.assert_allclose(model.single.readout(hidden), expected, atol=1e-5)
+
+
+def test_in_bfloat16_logits_are_those_of_its_products_and_not_rounded(model):
+    single = SingleTower(D, model.single.stack, {}, vocabulary=31, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    hidden = 9 * random_values().astype(jnp.bfloat16)
+    logits, back = jax.vjp(single.readout, hidden)
+    table = np.asarray(single.embed.embedding[...].astype(jnp.bfloat16), np.float64)
+    assert logits.dtype == jnp.float32 and back(jnp.ones_like(logits))[0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(logits, np.asarray(hidden, np.float64) @ table.T, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_read_behind_a_cache_is_placed_behind_it(model, encode, batch):
