@@ -83,7 +83,10 @@ class Segment(nnx.Module):
                     trace[name] = out.trace
             return values, (aux, new_cache, trace)
 
-        body = jax.checkpoint(layer) if self.remat else layer
+        # in a loop, a compiler cannot take what the forward pass has made for what is computed again; one of a single
+        # turn it writes out
+        written_out = self.unroll or self.repeats == 1
+        body = jax.checkpoint(layer, prevent_cse=written_out) if self.remat else layer
         values, (aux, cache, trace) = jax.lax.scan(body, values, (layers, cache, probe), unroll=self.unroll)
         return values, jax.tree.map(lambda scalars: scalars.sum(axis=0), aux), cache, trace
 

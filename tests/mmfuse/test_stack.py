@@ -1,5 +1,7 @@
 """A scanned stack is a loop over its layers, in the order in which its blocks were given."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,12 +132,16 @@ def test_recomputation_and_unrolling_change_no_value_and_no_gradient(stack, meas
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_remat_is_in_the_program_only_where_asked():
-    def program(remat):
-        return str(jax.make_jaxpr(lambda values: make_stack(remat=remat)(values, context()).values)(VALUES))
+@pytest.mark.parametrize("repeats", [(1, 1), (3, 2)], ids=str)
+def test_remat_is_in_the_program_only_where_asked_and_guarded_where_there_is_no_loop(monkeypatch, repeats):
+    monkeypatch.setattr(sys.modules[__name__], "REPEATS", repeats)
 
-    assert "remat" in program(True) or "checkpoint" in program(True)
-    assert "remat" not in program(False) and "checkpoint" not in program(False)
+    def program(**options):
+        return str(jax.make_jaxpr(lambda values: make_stack(**options)(values, context()).values)(VALUES))
+
+    looped, unrolled, kept = program(remat=True), program(remat=True, unroll=True), program()
+    assert looped.count(f"prevent_cse={repeats == (1, 1)}") == unrolled.count("prevent_cse=True") == 2
+    assert "remat" not in kept and "checkpoint" not in kept
 
 
 def test_probes_reach_the_named_block_of_every_layer(stack):
