@@ -78,8 +78,9 @@ class Tfds:
         self._ends = np.cumsum([shard.take for shard in self._shards], dtype=np.int64)
         self._signals = [signal for signal in SIGNALS if signal in signals]
         specs = flatten_nest_dict(info.features.get_serialized_info())
-        chosen = _choose_features(info, specs, choose_columns(columns, signals))
-        self._columns = {field: _column(info, specs, field, path) for field, path in chosen.items()}
+        features = _features(info.features)
+        chosen = _choose_features(info, features, choose_columns(columns, signals))
+        self._columns = {field: _column(info, specs, field, path, features[path]) for field, path in chosen.items()}
         # A parser reads no feature but those that it is given.
         self._parser = ExampleParserNp(
             {leaf: specs[leaf] for column in self._columns.values() for leaf in column.leaves}
@@ -207,7 +208,19 @@ def _shards(info, split: str) -> list:
     return shards
 
 
-def _choose_features(info, specs: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
+def _features(feature, path: str = "") -> dict[str, Any]:
+    """Path → feature, of all that a feature holds. A name may have slashes itself, as in `image` and `image/id`."""
+    import tensorflow_datasets as tfds
+
+    while hasattr(feature, "feature"):  # of a sequence
+        feature = feature.feature
+    found = {path: feature} if path else {}
+    for name, part in feature.items() if isinstance(feature, tfds.features.FeaturesDict) else ():
+        found |= _features(part, f"{path}/{name}" if path else name)
+    return found
+
+
+def _choose_features(info, features: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
     """Field → the path of its feature, for those fields that the set has."""
     import tensorflow_datasets as tfds
 
@@ -217,20 +230,15 @@ def _choose_features(info, specs: Mapping[str, Any], columns: Mapping[str, str])
         if len(images) > 1:
             raise DataError(f"{info.full_name} has the images {', '.join(images)}: name one as 'image' in columns.")
         columns["image"] = images[0]
-    groups = {path[: slash.start()] for path in specs for slash in re.finditer("/", path)}
-    return find_columns(columns, [*specs, *sorted(groups)], info.full_name)
+    return find_columns(columns, list(features), info.full_name)
 
 
-def _column(info, specs: Mapping[str, Any], field: str, path: str) -> Column:
+def _column(info, specs: Mapping[str, Any], field: str, path: str, feature) -> Column:
     import tensorflow_datasets as tfds
 
-    leaves = tuple(leaf for leaf in specs if leaf == path or leaf.startswith(f"{path}/"))
-    if field in SIGNALS and (specs[leaves[0]].shape or leaves != (path,) or specs[path].np_dtype != np.object_):
+    leaves = (path,) if path in specs else tuple(leaf for leaf in specs if leaf.startswith(f"{path}/"))
+    if field in SIGNALS and (leaves != (path,) or specs[path].shape or specs[path].np_dtype != np.object_):
         raise DataError(f"the feature '{path}' of {info.full_name} is not the encoded bytes of one {field}.")
-    feature = info.features
-    for part in path.split("/"):
-        feature = getattr(feature, "feature", feature)[part]
-    feature = getattr(feature, "feature", feature)
     label = isinstance(feature, tfds.features.ClassLabel)
     return Column(path, leaves, tuple(name.replace("_", " ") for name in feature.names) if label else None)
 

@@ -12,13 +12,15 @@ import tensorflow_datasets as tfds
 
 from input_pipeline.prepare.shards import encode_image
 from input_pipeline.sources.tfds import Tfds
-from mmfuse.types import Caption, DataError, Rejected
+from mmfuse.types import Caption, DataError, Example, Rejected
 
 IMAGE = encode_image(np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3), "png")
 SOUND = b"sound\x00\xff\x00\x00"  # no text, and it ends with zeros
 FILE = "animals/small/1.10.0/animals-train.array_record-00000-of-00001"
 FEATURES = {
     "photo": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+    "photo/id": np.int64,
+    "caption/id": np.int64,  # and there is no "caption"
     "sound": tfds.features.Scalar(np.object_),
     "label": tfds.features.ClassLabel(names=["polar_bear", "cat"]),
     "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=["polar_bear", "cat"])),
@@ -31,6 +33,8 @@ def record(index):
     said = {"id": list(range(index % 3)), "text": [f"{index} is {word}" for word in ("größer", "kleiner")[: index % 3]]}
     return {
         "photo": io.BytesIO(IMAGE),
+        "photo/id": 100 + index,
+        "caption/id": 200 + index,
         "sound": SOUND if index else b"",
         "label": index % 2 if index < 6 else -1,
         "tags": [1, 0][: index % 3],
@@ -97,6 +101,12 @@ def test_labels_are_read_as_their_names(prepared):
     assert (source[0].concept, source[1].concept) == ("polar bear", "cat")
     assert source[6].captions == () and source[6].concept == source[6].key  # a label that is not known
     assert [caption.text for caption in read(prepared, caption="tags")[2].captions] == ["cat", "polar bear"]
+
+
+def test_names_may_have_slashes(prepared):
+    source = read(prepared, concept="photo/id", description="about/title")
+    assert source[3] == Example(f"{prepared}/{FILE}:3", "103", {"image": IMAGE}, (), (), "title 3")
+    refuse("no column 'photo/ids' for 'concept'; did you mean 'photo/id'?", folder=prepared, concept="photo/ids")
 
 
 @pytest.mark.parametrize("columns", [{"caption": "said/text"}, {"captions": "said"}])
