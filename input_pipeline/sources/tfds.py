@@ -81,9 +81,10 @@ class Tfds:
         features = _features(info.features)
         chosen = _choose_features(info, features, choose_columns(columns, signals))
         self._columns = {field: _column(info, specs, field, path, features[path]) for field, path in chosen.items()}
-        # A parser reads no feature but those that it is given.
+        needed = {leaf for column in self._columns.values() for leaf in column.leaves}
+        # A parser reads no feature but those that it is given, and stumbles over ragged ones that it is not given.
         self._parser = ExampleParserNp(
-            {leaf: specs[leaf] for column in self._columns.values() for leaf in column.leaves}
+            {leaf: spec for leaf, spec in specs.items() if leaf in needed or spec.sequence_rank > 1}
         )
         self._records = ArrayRecordDataSource(self._shards)
 
