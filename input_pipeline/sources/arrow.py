@@ -71,8 +71,8 @@ class Arrow:
     def __init__(self, folder: str, *, signals: Sequence[str] = SIGNALS, columns: Mapping[str, str] | None = None):
         self._folder = os.path.expanduser(folder)
         self._signals = [signal for signal in SIGNALS if signal in signals]
-        chosen = choose_columns(columns, signals)
-        self._tables = [index_table(path, chosen) for path in list_files(self._folder)]
+        chosen = choose_columns(columns)
+        self._tables = [index_table(path, chosen, self._signals) for path in list_files(self._folder)]
         self._ends = np.cumsum([table.rows for table in self._tables], dtype=np.int64)
         if not self._tables or not len(self):
             raise DataError(f"no rows in {folder} (files: {len(self._tables)}).")
@@ -117,7 +117,7 @@ def list_files(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in names]
 
 
-def index_table(path: str, columns: Mapping[str, str]) -> Table:
+def index_table(path: str, columns: Mapping[str, str], signals: Sequence[str]) -> Table:
     """Maps one file and counts its rows.
 
     Raises:
@@ -135,7 +135,7 @@ def index_table(path: str, columns: Mapping[str, str]) -> Table:
         names = schema.names
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as an Arrow stream: {error}. Copy the folder again.") from None
-    found = find_columns(columns, names, path)
+    found = find_columns(columns, names, path, signals)
     check_types(schema, found, path)
     return Table(path, state, found, int(opened.ends[-1]))
 

@@ -67,7 +67,7 @@ class Jsonl:
         columns: Mapping[str, str] | None = None,
     ):
         self._signals = [signal for signal in SIGNALS if signal in signals]
-        self._columns = choose_columns(columns, signals)
+        self._columns = choose_columns(columns)
         self._folder = None if folder is None else os.path.expanduser(folder)
         paths = expand_patterns(files)
         self._files = [index_lines(path) for path in paths]

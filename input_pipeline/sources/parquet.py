@@ -86,9 +86,9 @@ class Parquet:
         columns: Mapping[str, str] | None = None,
     ):
         self._signals = [signal for signal in SIGNALS if signal in signals]
-        chosen = choose_columns(columns, signals)
+        chosen = choose_columns(columns)
         paths = expand_patterns(files)
-        found = [index_groups(path, chosen) for path in paths]
+        found = [index_groups(path, chosen, self._signals) for path in paths]
         self._files = [file for file in found if len(file.ends)]
         self._ends = np.cumsum([file.ends[-1] for file in self._files], dtype=np.int64)
         if not self._files or not len(self):
@@ -115,7 +115,7 @@ class Parquet:
         )
 
 
-def index_groups(path: str, columns: Mapping[str, str]) -> RowGroups:
+def index_groups(path: str, columns: Mapping[str, str], signals: Sequence[str]) -> RowGroups:
     """Reads the footer of one file.
 
     Raises:
@@ -130,7 +130,7 @@ def index_groups(path: str, columns: Mapping[str, str]) -> RowGroups:
         names = schema.names
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}. Is it cut, or something else?") from None
-    found = find_columns(columns, names, path)
+    found = find_columns(columns, names, path, signals)
     check_types(schema, found, path)
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)

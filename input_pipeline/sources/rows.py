@@ -27,8 +27,8 @@ TEXTS = ("caption", "captions", "language", "question", "answer", "questions", "
 FIELDS = (*SIGNALS, "concept", *TEXTS)
 
 
-def choose_columns(columns: Mapping[str, str] | None, signals: Sequence[str]) -> dict[str, str]:
-    """Returns field → column, of all texts and of those signals that are wanted.
+def choose_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
+    """Returns field → column, of all fields.
 
     Raises:
       DataError: `columns` speaks of a field that there is not.
@@ -37,27 +37,30 @@ def choose_columns(columns: Mapping[str, str] | None, signals: Sequence[str]) ->
     for field in columns:
         if field not in FIELDS:
             raise DataError(f"columns: there is no field {field!r}{nearest(field, FIELDS)} There are: {_list(FIELDS)}.")
-    return {field: columns.get(field, field) for field in FIELDS if field in signals or field not in SIGNALS}
+    return {field: columns.get(field, field) for field in FIELDS}
 
 
-def find_columns(columns: Mapping[str, str], names: Sequence[str], path: str) -> dict[str, str]:
-    """Returns those of the columns that the table in `path` has; a field's own name may be missing.
+def find_columns(columns: Mapping[str, str], names: Sequence[str], path: str, signals: Sequence[str]) -> dict[str, str]:
+    """Returns those of the columns that the table in `path` has, of texts and of the signals that are wanted.
+
+    A field's own name may be missing. A table of signals alone has no columns for whoever wants none of them: it is
+    asked for the number of its records, too.
 
     Raises:
-      DataError: a column of another name is missing, two columns share a name, or there is no column at all.
+      DataError: a column of another name is missing, two columns share a name, or there is no column for any field.
     """
-    for field, column in columns.items():
+    wanted = {field: column for field, column in columns.items() if field in signals or field not in SIGNALS}
+    for field, column in wanted.items():
         if field != column and column not in names:
             raise DataError(
                 f"{path} has no column {column!r} for {field!r}{nearest(column, names)} It has: {_list(names)}."
             )
         if names.count(column) > 1:
             raise DataError(f"{path} has {names.count(column)} columns of the name {column!r}: rename them.")
-    found = {field: column for field, column in columns.items() if column in names}
-    if not found:
-        wanted = _list(columns)
-        raise DataError(f"{path} has no column for any of {wanted}. It has: {_list(names)}. Name them in `columns`.")
-    return found
+    if not any(column in names for column in columns.values()):
+        fields = _list(columns)
+        raise DataError(f"{path} has no column for any of {fields}. It has: {_list(names)}. Name them in `columns`.")
+    return {field: column for field, column in wanted.items() if column in names}
 
 
 def read_record(

@@ -79,7 +79,7 @@ class Tfds:
         self._signals = [signal for signal in SIGNALS if signal in signals]
         specs = flatten_nest_dict(info.features.get_serialized_info())
         features = _features(info.features)
-        chosen = _choose_features(info, features, choose_columns(columns, signals))
+        chosen = _choose_features(info, features, choose_columns(columns), signals)
         self._columns = {field: _column(info, specs, field, path, features[path]) for field, path in chosen.items()}
         needed = {leaf for column in self._columns.values() for leaf in column.leaves}
         # A parser reads no feature but those that it is given, and stumbles over ragged ones that it is not given.
@@ -221,17 +221,19 @@ def _features(feature, path: str = "") -> dict[str, Any]:
     return found
 
 
-def _choose_features(info, features: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
-    """Field → the path of its feature, for those fields that the set has."""
+def _choose_features(
+    info, features: Mapping[str, Any], columns: Mapping[str, str], signals: Sequence[str]
+) -> dict[str, str]:
+    """Field → the path of its feature, for those fields that the set has and somebody wants."""
     import tensorflow_datasets as tfds
 
     columns = dict(columns)
     images = [name for name, feature in info.features.items() if isinstance(feature, tfds.features.Image)]
-    if columns.get("image") == "image" and images and "image" not in images:
-        if len(images) > 1:
+    if columns["image"] == "image" and images and "image" not in images:
+        if len(images) > 1 and "image" in signals:
             raise DataError(f"{info.full_name} has the images {', '.join(images)}: name one as 'image' in columns.")
         columns["image"] = images[0]
-    return find_columns(columns, list(features), info.full_name)
+    return find_columns(columns, list(features), info.full_name, signals)
 
 
 def _column(info, specs: Mapping[str, Any], field: str, path: str, feature) -> Column:

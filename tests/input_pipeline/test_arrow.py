@@ -59,6 +59,18 @@ def test_a_text_that_is_not_utf8_costs_its_own_row_alone(tmp_path):
     assert source[2] == Rejected("text is not UTF-8", f"{file}:2")
 
 
+def test_a_table_without_texts(tmp_path):
+    path = write(tmp_path / "data", range(4))
+    file = f"{path}/data-00000-of-00001.arrow"
+    table = pa.table({"img": [b"one", b"two"], "audio": [b"three", b"four"]})
+    with pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    source = Arrow(path, columns={"image": "img"})
+    assert source[1].signals == {"image": b"two", "audio": b"four"}
+    counted = Arrow(path, columns={"image": "img"}, signals=())
+    assert len(counted) == 2 and counted[1] == Rejected("empty record", f"{file}:1")
+
+
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
 def test_a_compressed_file_is_refused_before_it_is_unfolded(tmp_path, compression):
     path = write(tmp_path / "data", range(4))

@@ -72,8 +72,18 @@ def test_only_the_columns_that_are_needed_are_decoded(tmp_path):
     assert set(table.column_names) == {"caption", "question", "answer"}
 
 
+def test_a_table_without_texts(tmp_path):
+    path = str(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"img": [b"one", b"two"], "audio": [b"three", b"four"]}), path)
+    source = Parquet(path, columns={"image": "img"})
+    assert source[1].signals == {"image": b"two", "audio": b"four"}
+    counted = Parquet(path, columns={"image": "img"}, signals=())
+    assert len(counted) == 2 and counted[1] == Rejected("empty record", f"{path}:1")
+
+
 def test_the_cache_keeps_the_groups_used_last_within_its_limit(tmp_path, monkeypatch):
-    file = index_groups(write(tmp_path / "a.parquet", range(20), group=4), {"caption": "caption", "image": "image"})
+    path = write(tmp_path / "a.parquet", range(20), group=4)
+    file = index_groups(path, {"caption": "caption", "image": "image"}, ["image"])
     size = max(parquet._read_group(file, group).nbytes for group in range(5))
     reads = []
     read = parquet._read_group

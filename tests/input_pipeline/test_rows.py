@@ -140,24 +140,31 @@ def test_a_file_over_the_limit(folder, monkeypatch):
     assert read(folder, image=b"image a+") == Rejected("file too large", "table:3")
 
 
-def test_columns_are_texts_and_the_signals_that_are_wanted():
-    assert set(choose_columns(None, [])) == {"concept", *rows.TEXTS}
-    chosen = choose_columns({"image": "img", "caption": "text"}, ["image"])
+def test_columns_have_the_names_of_their_fields_or_others():
+    chosen = choose_columns({"image": "img", "caption": "text"})
+    assert set(chosen) == {"image", "audio", "concept", *rows.TEXTS}
     assert (chosen["image"], chosen["caption"], chosen["answer"]) == ("img", "text", "answer")
-    assert "audio" not in chosen
     with pytest.raises(DataError, match="no field 'captoin'; did you mean 'caption'"):
-        choose_columns({"captoin": "text"}, [])
+        choose_columns({"captoin": "text"})
 
 
 def test_columns_of_a_table():
     chosen = {"image": "img", "caption": "caption"}
-    assert find_columns(chosen, ["id", "img"], "t") == {"image": "img"}
+    assert find_columns(chosen, ["id", "img"], "t", SIGNALS) == {"image": "img"}
     with pytest.raises(DataError, match=r"^t has no column 'img' for 'image'; did you mean 'imgs'\? It has: imgs, id"):
-        find_columns(chosen, ["imgs", "id"], "t")
+        find_columns(chosen, ["imgs", "id"], "t", SIGNALS)
     with pytest.raises(DataError, match="t has 2 columns of the name 'caption'"):
-        find_columns(chosen, ["img", "caption", "caption"], "t")
+        find_columns(chosen, ["img", "caption", "caption"], "t", SIGNALS)
     with pytest.raises(DataError, match="t has no column for any of caption, answer"):
-        find_columns({"caption": "caption", "answer": "answer"}, ["img"], "t")
+        find_columns({"caption": "caption", "answer": "answer"}, ["img"], "t", SIGNALS)
+
+
+def test_columns_are_texts_and_the_signals_that_are_wanted():
+    chosen = {"image": "img", "audio": "audio", "caption": "caption"}
+    assert find_columns(chosen, ["audio", "caption", "img"], "t", ["audio"]) == {"audio": "audio", "caption": "caption"}
+    assert find_columns(chosen, ["audio"], "t", []) == {}
+    with pytest.raises(DataError, match="t has no column for any of image, audio, caption"):
+        find_columns(chosen, ["id"], "t", [])
 
 
 def test_locate_passes_over_empty_parts():

@@ -98,6 +98,7 @@ def test_signals_are_the_bytes_that_were_written(prepared):
     assert source[1].signals == {"image": IMAGE, "audio": SOUND}
     assert source[0].signals == {"image": IMAGE}  # empty bytes
     assert read(prepared, signals=("audio",), audio="sound", caption="label")[1].signals == {"audio": SOUND}
+    assert len(read(prepared, signals=())) == 7  # none of its texts is named
 
 
 def test_labels_are_read_as_their_names(prepared):
