@@ -92,7 +92,15 @@ class _OpenTar(OpenFile):
 
     def __init__(self, path: str, state: tuple[int, int]):
         super().__init__(path)
-        if self.state() != state:
+        self._indexed = state
+        self._require_unchanged()
+
+    def read(self, size: int, offset: int) -> bytes:
+        self._require_unchanged()  # in place, since it was opened
+        return super().read(size, offset)
+
+    def _require_unchanged(self) -> None:
+        if self.state() != self._indexed:
             raise BadRecord("tar changed since it was indexed")
 
 

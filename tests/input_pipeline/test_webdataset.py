@@ -230,10 +230,18 @@ def test_a_tar_that_changes_or_goes_is_noticed(tmp_path):
     assert source[0] == Rejected("tar cannot be read", f"{path}:k")
 
 
-def test_a_tar_that_is_cut_while_it_is_read(tmp_path):
+def test_a_tar_that_changes_in_place_after_it_was_opened(tmp_path):
     path = write_tar(tmp_path / "x.tar", record("k", 1))
     source = Webdataset(path)
     assert isinstance(source[0], Example)
+    write_tar(path, record("l", 3) + record("k", 2))  # the same file: its descriptor stays open
+    assert source[0] == Rejected("tar changed since it was indexed", f"{path}:k")
+
+
+def test_a_tar_that_is_cut_while_it_is_read(tmp_path, monkeypatch):
+    path = write_tar(tmp_path / "x.tar", record("k", 1))
+    source = Webdataset(path)
+    monkeypatch.setattr(webdataset._OpenTar, "state", lambda tar, state=source._tars[0].state: state)
     os.truncate(path, BLOCK + 100)
     assert source[0] == Rejected("truncated tar", f"{path}:k")
 
