@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         print(COMMANDS[options.command].run(options))
-    except MmfuseError as error:
+    except (MmfuseError, OSError) as error:  # of files and folders that are named, full disks
         print(f"prepare {options.command}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.prepare.measures import difference_hash, hash64, image_size
+from input_pipeline.prepare.output import require_writable
 from input_pipeline.prepare.table import format_table
 from input_pipeline.sources.contract import Source, spread
 from input_pipeline.sources.webdataset import Webdataset
@@ -42,6 +43,8 @@ def run(options: argparse.Namespace) -> str:
     """Measures the records and returns a table."""
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"limit is {options.limit}: write 1 or more, or leave it out.")
+    if options.json:
+        require_writable(options.json)
     tokenizer = Tokenizer.load(options.tokenizer) if options.tokenizer else None
     stats = measure_source(Webdataset(options.shards), options.limit, tokenizer)
     if options.json:

@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from input_pipeline.prepare.output import require_writable
 from input_pipeline.prepare.table import format_table
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.tar_scan import scan_tar
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> str:
         return _run_manifest(options.manifest, options.workers)
     if not options.out:
         raise ConfigError("there is no place for the manifest: add --out=manifest.json.")
+    require_writable(options.out)
     reports = verify_shards(expand_patterns(options.shards), options.workers)
     write_manifest(options.out, reports)
     print(format_summary(reports))
@@ -184,7 +186,6 @@ def format_summary(reports: Mapping[str, Report]) -> str:
 def write_manifest(manifest: str | Path, reports: Mapping[str, Report]) -> None:
     """Writes the manifest whole or not at all."""
     manifest = Path(manifest)
-    manifest.parent.mkdir(parents=True, exist_ok=True)
     shards = {os.path.relpath(path, manifest.parent): report._asdict() for path, report in reports.items()}
     text = json.dumps({"format": FORMAT, "shards": shards}, indent=1, sort_keys=True, ensure_ascii=False)
     part = manifest.with_name(manifest.name + ".part")

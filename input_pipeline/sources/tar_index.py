@@ -123,7 +123,7 @@ def open_indexes(paths: Sequence[str]) -> list[TarIndex]:
     """Returns the index of each tar, made where there is none yet.
 
     Raises:
-      DataError: a tar that is compressed, too large or none.
+      DataError: a tar that is compressed, too large or none, or that cannot be read.
     """
     folder = cache_folder()
     found: dict[str, TarIndex | None] = {}
@@ -148,11 +148,17 @@ def index_tar(path: str, folder: str) -> TarIndex:
     """Returns the index of one tar, made and kept in the folder if it is not there.
 
     When the mark at the end of a tar is missing nobody can know whether its last record is whole: it counts as cut.
+
+    Raises:
+      DataError: the tar is compressed, too large or none, or cannot be read.
     """
     index = find_index(path, folder)
     if index is None:
-        state = file_state(os.stat(path))
-        content = make_index(path)
+        try:
+            state = file_state(os.stat(path))
+            content = make_index(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
         file = index_file(path, state, folder)
         index = _parse_index(path, state, file, content.partition(b"\n")[0], len(content))
         if not _keep(file, content):
@@ -162,9 +168,9 @@ def index_tar(path: str, folder: str) -> TarIndex:
 
 def find_index(path: str, folder: str) -> TarIndex | None:
     """Returns the index of one tar if it is in the folder, and whole."""
-    state = file_state(os.stat(path))
-    file = index_file(path, state, folder)
     try:
+        state = file_state(os.stat(path))
+        file = index_file(path, state, folder)
         with open(file, "rb") as opened:
             return _parse_index(path, state, file, opened.readline(), os.fstat(opened.fileno()).st_size)
     except (OSError, ValueError):

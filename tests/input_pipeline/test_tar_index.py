@@ -1,5 +1,6 @@
 """Is what the index says of a tar what is in the tar, however many make it, and whatever becomes of it?"""
 
+import errno
 import functools
 import json
 import logging
@@ -238,6 +239,20 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, folder, caplog):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     check(paths, indexes)
     assert os.listdir(folder) == [] and "held in memory" in caplog.text
+
+
+def test_a_tar_that_cannot_be_read_is_named(tmp_path, folder, monkeypatch):
+    paths = write_tars(tmp_path, 2)
+    for path, why in ((f"{tmp_path}/none.tar", "No such file"), (str(tmp_path), "Is a directory")):
+        with pytest.raises(DataError, match=rf"^{path} cannot be read: {why}"):
+            open_indexes([paths[0], path])
+
+    def broken(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(DataError, match=r"001\.tar cannot be read: Input/output error\.$"):
+        open_indexes(paths)
 
 
 def test_a_cut_is_told_at_every_start(tmp_path, folder, caplog):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from input_pipeline.prepare import stats
 from input_pipeline.prepare.__main__ import main
 from input_pipeline.prepare.measures import difference_hash, hash64, image_size
 from input_pipeline.prepare.shards import encode_flac, encode_image
@@ -83,6 +84,14 @@ def test_command(shards, tmp_path, capsys):
     assert ["image", "width", "4", "17", "45", "81"] in lines
     assert ["3", "'a", "dog'"] in lines
     assert json.loads((tmp_path / "stats.json").read_text()) == measure_source(Webdataset(shards))
+
+
+def test_numbers_that_cannot_be_written_are_refused_before_the_work(shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stats, "measure_source", lambda *_: pytest.fail("worked"))
+    with pytest.raises(SystemExit) as exit:
+        main(["stats", "--shards", shards, f"--json={tmp_path}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert exit.value.code == 2 and "Is a directory" in line and str(tmp_path) in line
 
 
 def test_names_that_are_no_unicode(tmp_path, capsys):

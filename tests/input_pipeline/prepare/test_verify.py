@@ -9,6 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from input_pipeline.prepare import verify
 from input_pipeline.prepare.__main__ import main
 from input_pipeline.prepare.shards import encode_flac, encode_image
 from input_pipeline.prepare.verify import read_manifest, verify_shard
@@ -161,3 +162,25 @@ def test_wrong_flags(flags, message, capsys):
     with pytest.raises(SystemExit):
         main(["verify", "--shards", "x.tar", *flags])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("out", "why"), [("folder", "Is a directory"), ("x.tar/manifest.json", "File exists")])
+def test_a_manifest_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys, out, why):
+    path = write_tar(tmp_path / "x.tar", good("a", 1))
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(verify, "verify_shards", lambda *_: pytest.fail("worked"))
+    with pytest.raises(SystemExit) as exit:
+        main(["verify", "--shards", path, f"--out={tmp_path / out}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert exit.value.code == 2 and why in line and str(tmp_path) in line
+
+
+def test_a_manifest_is_not_there_before_it_is_whole(tmp_path, monkeypatch):
+    path, manifest = write_tar(tmp_path / "x.tar", good("a", 1)), tmp_path / "new" / "manifest.json"
+    here = []
+    monkeypatch.setattr(verify, "verify_shards", lambda *_: here.append(manifest.exists()) or {})
+    main(["verify", "--shards", path, f"--out={manifest}"])
+    manifest.write_bytes(b"old")
+    monkeypatch.setattr(verify, "verify_shards", lambda *_: here.append(manifest.read_bytes()) or {})
+    main(["verify", "--shards", path, f"--out={manifest}"])
+    assert here == [False, b"old"]
