@@ -11,8 +11,9 @@ the row, these fields are read, all optional:
     description   a text that is an input, not a caption
     concept       a text or whole number; records that share it show the same thing
 
-A blank caption is no caption. Every other field is left alone. What is too large to be the texts of one record is
-refused before it is taken apart: a MiB of json can become 25 MB of objects in 25 ms, and 64 MiB of it 1.6 GB.
+A blank caption is no caption; a question that is blank, or whose answer is, is no question. Every other field is left
+alone. What is too large to be the texts of one record is refused before it is taken apart: a MiB of json can become
+25 MB of objects in 25 ms, and 64 MiB of it 1.6 GB.
 """
 
 import json
@@ -61,8 +62,9 @@ def parse_fields(fields: Mapping[str, Any]) -> Annotations:
     known = {caption.text for caption in captions}
     first = [_caption(entry, language) for entry in _list(fields, "caption", str)]
     captions = [caption for caption in first if caption.text not in known] + captions
-    single = [fields] if fields.get("question") is not None else []
+    single = [fields] if (_field(fields, "question", str) or "").strip() else []
     questions = [_question(entry) for entry in [*single, *_list(fields, "questions")]]
+    questions = [question for question in questions if question.text.strip() and question.answer.strip()]
     captions = [caption for caption in captions if caption.text.strip()]
     concept = _field(fields, "concept", str, int)
     description = _field(fields, "description", str)

@@ -50,6 +50,15 @@ def test_questions():
     )
 
 
+@pytest.mark.parametrize("blank", ["", " \n", "\u3000"])
+def test_a_blank_question_or_answer_is_none(blank):
+    assert parse(caption="a dog", question=blank, answer=None) == ((Caption("a dog"),), (), None, None)
+    assert parse(question=blank, answer="yes").questions == ()
+    assert parse(question="is it?", answer=blank).questions == ()
+    entries = [{"question": text, "answer": answer} for text, answer in ((blank, "yes"), ("q?", blank), ("q?", "a"))]
+    assert parse(questions=entries).questions == (Question("q?", "a", "open"),)
+
+
 def test_fields_of_img2dataset_say_nothing_more():
     fields = {
         "caption": None,
@@ -78,6 +87,7 @@ def test_fields_of_img2dataset_say_nothing_more():
         (b'{"captions": [{"language": "de"}]}', "field text of a wrong type"),
         (b'{"captions": [{"text": "a", "whole": 1}]}', "field whole of a wrong type"),
         (b'{"question": "is it?"}', "field answer of a wrong type"),
+        (b'{"question": 5, "answer": "yes"}', "field question of a wrong type"),
         (b'{"questions": [null]}', "field question of a wrong type"),
         (b'{"description": ["a"]}', "field description of a wrong type"),
         (b'{"caption": "a", "language": "\\ud800"}', "lone surrogate"),

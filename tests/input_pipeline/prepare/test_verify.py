@@ -32,7 +32,7 @@ BAD = {  # the files of a record → why it cannot be used
     "not WAV, FLAC or Ogg": [("flac", b"ID3" * 9)],
     "text is not UTF-8": [("txt", b"\xff\xfe")],
     "json does not parse": [("flac", WAVE), ("json", b"{")],
-    "empty text": [("flac", WAVE), ("json", json.dumps({"question": "why?", "answer": " "}).encode())],
+    "empty text": [("flac", WAVE), ("json", json.dumps({"description": " "}).encode())],
     "lone surrogate": [("flac", WAVE), ("json", json.dumps({"description": "\ud800"}).encode())],
     "empty record": [("txt", b" ")],
 }
