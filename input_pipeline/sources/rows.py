@@ -2,7 +2,8 @@
 
 A table comes from `jsonl.py`, `parquet.py` or `arrow.py`. A row is a mapping from fields to cells, all optional:
 
-    image, audio  encoded bytes; or {"bytes": …, "path": …}, as Hugging Face writes them; or a path from the folder
+    image, audio  encoded bytes; or {"bytes": …, "path": …}, as Hugging Face writes them; or a path from the folder;
+                  empty, there is none
     concept       rows with the same text or number show the same thing; without it, those with the same image, or sound
     caption, captions, language, question, answer, questions, description    texts, see `annotations.py`
 
@@ -142,6 +143,8 @@ def _read_cell(fields: Mapping[str, Any], name: str, folder: str) -> bytes | Non
     cell = fields.get(name)
     if isinstance(cell, Mapping):
         cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    if isinstance(cell, str | bytes) and not cell:
+        return None
     if isinstance(cell, str):
         return read_file(folder, cell)
     if cell is not None and not isinstance(cell, bytes):

@@ -53,7 +53,7 @@ class Tfds:
         name of a field, and the one Image feature, need no mention. The number of a class label is read as its name:
         {"caption": "label"} makes captions of classes.
 
-    Empty bytes are no signal. The key of a record is "file:position".
+    The key of a record is "file:position".
 
     Raises:
       DataError: no such set, split or feature, a set that is not ArrayRecord or that only TensorFlow can read, or files
@@ -248,7 +248,7 @@ def _column(info, specs: Mapping[str, Any], field: str, path: str, feature) -> C
 
 def _read_column(field: str, column: Column, leaves: Mapping[str, Any]) -> Any:
     if field in SIGNALS:
-        return leaves[column.path] or None
+        return leaves[column.path]
     if column.leaves == (column.path,):
         return _plain(leaves[column.path], column.label_names)
     group = {leaf.removeprefix(f"{column.path}/"): _plain(leaves[leaf], None) for leaf in column.leaves}

@@ -48,6 +48,12 @@ def test_every_form_of_a_cell(folder, cell):
     assert read(folder, image=cell) == Example("table:3", concept, {"image": b"image a"})
 
 
+@pytest.mark.parametrize("cell", ["", b"", {"bytes": b"", "path": "a.jpg"}, {"bytes": None, "path": ""}, {"path": ""}])
+def test_an_empty_cell_is_no_signal(folder, cell):
+    row = {"audio": "deep/ö b.flac", "caption": "c"}
+    assert read(folder, image=cell, **row) == read(folder, **row)
+
+
 def test_a_whole_row(folder):
     row = {"image": "a.jpg", "audio": "deep/ö b.flac", "caption": ["one", "two"], "language": "de", "description": "d"}
     row |= {"question": "is it?", "answer": "yes", "concept": 7, "other": object()}
@@ -73,7 +79,9 @@ def test_concept(folder, cell, concept):
         ({}, "empty record"),
         ({"image": None, "caption": " ", "question": None, "concept": "c"}, "empty record"),
         ({"image": {"bytes": None, "path": None}}, "empty record"),
+        ({"image": ""}, "empty record"),
         ({"image": 5}, "field image of a wrong type"),
+        ({"image": []}, "field image of a wrong type"),
         ({"image": ["a.jpg"]}, "field image of a wrong type"),
         ({"image": {"bytes": 5}}, "field image of a wrong type"),
         ({"caption": 5}, "field caption of a wrong type"),
@@ -82,7 +90,7 @@ def test_concept(folder, cell, concept):
         ({"caption": "c", "image": "b.jpg"}, "missing file"),
         ({"image": "a.jpg/b.jpg"}, "missing file"),
         ({"image": "deep"}, "not a regular file"),
-        ({"image": ""}, "not a regular file"),
+        ({"image": "."}, "not a regular file"),
         ({"image": "../beside.jpg"}, "unsafe path"),
         ({"image": "deep/../a.jpg"}, "unsafe path"),
         ({"image": "a\0.jpg"}, "unsafe path"),
