@@ -188,7 +188,8 @@ def _read_group(file: RowGroups, group: int) -> "pa.Table":
 def _most_bytes(group: "pq.RowGroupMetaData", names: Sequence[str]) -> int:
     """How many bytes these columns of a group may decode to; BadRecord where it says itself that they are more."""
     columns = [group.column(number) for number in range(group.num_columns)]
-    columns = [column for column in columns if column.path_in_schema.split(".")[0] in names]
+    places = tuple(f"{name}." for name in names)  # the parts of a struct or list, or the column itself
+    columns = [column for column in columns if f"{column.path_in_schema}.".startswith(places)]
     limit = max(FREE_GROUP_BYTES, MAX_UNFOLDING * sum(column.total_compressed_size for column in columns))
     if sum(column.total_uncompressed_size for column in columns) > limit:
         raise BadRecord("row group too large")
