@@ -16,7 +16,7 @@ from configs import parts
 
 IMAGE = (64, 64)
 CAPTION, TARGET, QUESTION = 48, 80, 24  # tokens of a caption, of a row of captions and answers, of a question
-WIDTH, HEADS = 128, 4
+WIDTH, HEADS = 64, 4
 # A tenth of the scenes is not shown: to answer without evidence, as the blind control does, is something it learns.
 UNSEEN = {"missing": 0.1}
 ENGLISH = {"languages": ("en",)}
@@ -24,6 +24,11 @@ ENGLISH = {"languages": ("en",)}
 
 def get_config() -> ConfigDict:
     """The experiment."""
+    return make_config(WIDTH).lock()
+
+
+def make_config(width: int) -> ConfigDict:
+    """The recipe; `width` is that of the tokens of a picture, and of the decoder."""
     config = ConfigDict()
     config.seed = 0
     config.tokenizer = {"vocabulary": 1024, "examples": 2000}
@@ -53,16 +58,24 @@ def get_config() -> ConfigDict:
         "dtype": "float32",
         "towers": {
             "image": parts.convnet(
-                WIDTH, (1, 1, 1), image=IMAGE, patch=(2, 2), norm="instance", position="sincos", pool="max"
+                width, (1, 1, 1), image=IMAGE, patch=(2, 2), norm="instance", position="sincos", pool="max"
             ),
-            "text": parts.text(2 * WIDTH, 0, HEADS, length=CAPTION),
+            "text": parts.text(2 * width, 0, HEADS, length=CAPTION),
         },
-        "dual": {"embedding": WIDTH, "temperature": 0.07, "bias": -10.0},
-        "single": parts.decoder(WIDTH, 2, HEADS, length=TARGET, memories=("image",), mlp=2 * WIDTH),
+        "dual": {"embedding": width, "temperature": 0.07, "bias": -10.0},
+        "single": parts.decoder(width, 2, HEADS, length=TARGET, memories=("image",), mlp=2 * width),
     }
-    # tables and gates are one number deep: they may learn faster than what is stacked
-    rates = ((r"gate$", 20.0), (r"towers/text", 10.0), (".*", 1.0))
-    config.optimizer = parts.optimizer(2e-3, warmup=50, learning_rate_scale=rates)
+    # tables and gates are one number deep: they may learn faster than what is stacked; towers as fast as they bear
+    rates = (
+        (r"gate$", 20.0),
+        (r"towers/text", 10.0),
+        (r"^towers/.*kernel$", 5.0),
+        (r"kernel$", 2.0),
+        (".*", 1.0),
+    )
+    config.optimizer = parts.optimizer(
+        2e-3, warmup=50, learning_rate_scale=rates, orthogonal=((r"kernel$", True), (".*", False))
+    )
     config.sharding = parts.sharding()
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     # the minutes become steps once; both are limits, and 0 minutes are none
@@ -72,7 +85,7 @@ def get_config() -> ConfigDict:
     config.loader = parts.loader()
     config.evaluators = _evaluators(pairs)
     config.eval = parts.evaluation()
-    return config.lock()
+    return config
 
 
 def _evaluators(pairs):
@@ -100,6 +113,7 @@ def _evaluators(pairs):
             target=captions,
             examples=256,
             tokens=CAPTION,
+            decoding=parts.decoding(beams=3),
         ),
         "digits": parts.digits("test", image=IMAGE, length=24, called=_called("classification/digits", "chance")),
         "digits_unseen": parts.digits(
