@@ -236,16 +236,23 @@ def _least_side(scale=SCALE, ratio=RATIO):
 
 def _check(name, arguments):
     require_known("augmentation of images", name, TABLE)
-    defaults = {key: value.default for key, value in list(inspect.signature(TABLE[name]).parameters.items())[2:]}
+    parameters = dict(list(inspect.signature(TABLE[name]).parameters.items())[2:])
     for key, value in arguments.items():
-        require_known(f"argument of augment.image.{name}", key, defaults)
-        pair, most = isinstance(defaults[key], tuple), 1 if key == "share" else math.inf
-        if pair:
-            good, form = np.shape(value) == (2,) and 0 < value[0] <= value[1], "two numbers above 0, the smaller first"
+        require_known(f"argument of augment.image.{name}", key, parameters)
+        most = 1 if key == "share" or (name, key) == ("randaugment", "strength") else math.inf
+        if isinstance(parameters[key].default, tuple):
+            pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
+            good, form = pair and 0 < value[0] <= value[1], "two numbers above 0, the smaller first"
+        elif parameters[key].annotation is int:
+            good, form = _is_number(value, int) and value >= 0, "a whole number, 0 or more"
         else:
-            good, form = np.shape(value) == () and 0 <= value <= most, f"a number from 0 to {most}"
+            good, form = _is_number(value) and 0 <= value <= most, f"a number from 0 to {most}"
         if not good:
-            raise ConfigError(f"augment.image.{name}.{key} is {value}: write {form}.")
+            raise ConfigError(f"augment.image.{name}.{key} is {value!r}: write {form}.")
+
+
+def _is_number(value, kind=int | float):
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _blend(low, high, share):

@@ -1,5 +1,7 @@
 """How images are changed in training."""
 
+import inspect
+
 import cv2
 import numpy as np
 import pytest
@@ -212,11 +214,26 @@ def test_randaugment_draws_every_operation(monkeypatch):
         ({"affine": {"scale": 0.5}}, "scale is 0.5: write two numbers above 0"),
         ({"crop": {"scale": (0.9, 0.1)}}, "the smaller first"),
         ({"crop": {"scale": (0.0, 0.1)}}, "above 0"),
+        ({"crop": {"scale": ("0.1", "0.2")}}, r"scale is \('0.1', '0.2'\): write two numbers above 0"),
+        ({"randaugment": {"strength": 9.0}}, "randaugment.strength is 9.0: write a number from 0 to 1"),
+        ({"randaugment": {"number": 1.5}}, "number is 1.5: write a whole number, 0 or more"),
+        ({"warp": {"cells": 2.5}}, "cells is 2.5: write a whole number"),
+        ({"outline": {"width": -1}}, "width is -1: write a whole number"),
+        ({"affine": {"degrees": "10"}}, "degrees is '10': write a number"),
+        ({"affine": {"degrees": (10.0,)}}, "write a number"),
+        ({"flip": {"share": True}}, "share is True: write a number"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         make_image_changes(settings)
+
+
+def test_every_default_is_a_setting_that_fits():
+    for name, made in augment_image.TABLE.items():
+        parameters = [*inspect.signature(made).parameters.values()][2:]
+        make_image_changes({name: {parameter.name: parameter.default for parameter in parameters}})
+    make_image_changes({"affine": {"fill": 127.5, "degrees": 10}, "crop": {"scale": [1, 1]}})
 
 
 def test_a_crop_is_cut_before_the_image_is_resized():
