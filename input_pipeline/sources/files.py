@@ -8,7 +8,20 @@ import numpy as np
 from jaxtyping import Int64
 
 SIGNALS = ("image", "audio")  # what a record in a file can have
+MAGIC_BYTES = 6
+COMPRESSED = {  # what files begin with; the letters PK alone may begin a text
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
 MAX_FILE_BYTES = 1 << 26  # of one file of a record: with what it decodes to, a record must fit into 300 MB
+
+
+def compression(start: bytes) -> str | None:
+    """How a file is compressed that begins with these bytes, MAGIC_BYTES of them or more; None: it is not."""
+    return next((method for magic, method in COMPRESSED.items() if start.startswith(magic)), None)
 
 
 def file_state(status: os.stat_result) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from input_pipeline.sources.annotations import MAX_BYTES, parse_json
-from input_pipeline.sources.files import SIGNALS, file_state, locate
+from input_pipeline.sources.files import MAGIC_BYTES, SIGNALS, compression, file_state, locate
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.rows import choose_columns, read_record
 from input_pipeline.transforms import BadRecord
@@ -103,8 +103,10 @@ def index_lines(path: str) -> Lines:
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            if file.read(2) == b"\x1f\x8b":
-                raise DataError(f"{path} is compressed; its lines cannot be read in any order: gunzip it first.")
+            if method := compression(file.read(MAGIC_BYTES)):
+                raise DataError(
+                    f"{path} is compressed ({method}): uncompress it, lines in it cannot be read one by one."
+                )
             file.seek(0)
             state = file_state(os.fstat(file.fileno()))
             blocks = iter(functools.partial(file.read, BLOCK_BYTES), b"")

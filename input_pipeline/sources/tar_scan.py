@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from input_pipeline.sources.files import compression
 from mmfuse.types import DataError
 
 BLOCK = 512
@@ -24,7 +25,6 @@ MAX_EXTENSIONS = 4  # before one member: a long name, a long link, pax records o
 SPARSE = "GNU.sparse."  # begins the keys of pax records that speak of a sparse file
 REGULAR = (b"0", b"\0", b"7")
 IGNORED = {b"1": "hard link", b"2": "symbolic link", b"3": "device", b"4": "device", b"5": "directory", b"6": "pipe"}
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}
 
 
 class Member(NamedTuple):
@@ -224,7 +224,6 @@ def _decode(name: bytes) -> str:
 
 
 def _no_tar(path: str, start: bytes) -> str:
-    for magic, method in COMPRESSED.items():
-        if start.startswith(magic):
-            return f"{path} is compressed ({method}): uncompress it, records in it cannot be reached one by one."
+    if method := compression(start):
+        return f"{path} is compressed ({method}): uncompress it, records in it cannot be reached one by one."
     return f"{path} is no tar: it does not begin with a tar header. Check how it was made or copied."

@@ -1,10 +1,14 @@
 """Are lines found where they are, and read alone?"""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
+import zipfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from ml_collections import ConfigDict
 
@@ -115,11 +119,28 @@ def test_a_file_that_changed(tmp_path):
     assert source[0] == Rejected("file cannot be read", f"{path}:0")
 
 
+@pytest.mark.parametrize("method", ["gzip", "bzip2", "xz", "zstd", "zip"])
+def test_compressed_lines_are_named(tmp_path, method):
+    path, lines = tmp_path / "a.jsonl", b'{"caption": "a"}\n' * 9
+    compress = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+    if method == "zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr("a.jsonl", lines)
+    else:
+        path.write_bytes(compress[method](lines) if method in compress else pa.compress(lines, "zstd", asbytes=True))
+    with pytest.raises(DataError, match=rf"a\.jsonl is compressed \({method}\): uncompress it"):
+        Jsonl(str(path))
+
+
+def test_a_first_line_that_begins_like_a_zip_is_one_bad_record(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'PK, {"caption": "0"}\n{"caption": "1"}')
+    source = Jsonl(str(path))
+    assert source[0] == Rejected("json does not parse", f"{path}:0")
+    assert source[1].captions == (Caption("1"),)
+
+
 def test_what_cannot_be_a_source(tmp_path):
-    packed = tmp_path / "a.jsonl.gz"
-    packed.write_bytes(gzip.compress(b'{"caption": "a"}'))
-    with pytest.raises(DataError, match=r"a\.jsonl\.gz is compressed.*gunzip"):
-        Jsonl(str(packed))
     blank = tmp_path / "blank.jsonl"
     for content in ("", "\n", " \r\n\n"):
         blank.write_text(content, newline="")
