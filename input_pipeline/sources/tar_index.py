@@ -35,7 +35,7 @@ from input_pipeline.sources.tar_scan import BLOCK, Cut
 from mmfuse.types import DataError
 
 # Another one when a tar gives other records or another file: a file's content is a function of its name.
-FORMAT = "mmfuse tar index 2"
+FORMAT = "mmfuse tar index 3"
 # Of each file the block of the tar that it begins in, and its size, −1 where there is none; offset and size of the key.
 ROW = struct.Struct(f"<{len(FILES)}I{len(FILES)}i2I")
 MAX_SIZE = 2**31 - 1  # stands for all larger sizes: such a file is too large to be read anyway

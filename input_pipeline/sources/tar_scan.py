@@ -130,7 +130,8 @@ def _walk(file: int) -> Iterator[tuple[_Header, int]]:
                 yield header, position
         except ValueError:
             raise _Unreadable("damaged tar", position) from None
-        position += -(-header.size // BLOCK) * BLOCK
+        if header.kind not in IGNORED:  # whatever size they say, links and the like have no data
+            position += -(-header.size // BLOCK) * BLOCK
         if position > total:
             raise _Unreadable("truncated tar", total)
 

@@ -118,6 +118,15 @@ def test_what_is_no_file_is_ignored_and_counted(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6"])
+def test_sizes_of_what_has_no_data_are_passed_over(tmp_path, kind):
+    """Some programs write the size of the file that a hard link leads to, or of all that is in a folder."""
+    files = header() + b"abc".ljust(BLOCK, b"\0")
+    scan = scan_bytes(tmp_path, files + header(b"x", b"00000001000\0", kind) + files + bytes(2 * BLOCK))
+    assert scan.members == oracle(tmp_path / "x.tar") == [("a.txt", BLOCK, 3), ("a.txt", 4 * BLOCK, 3)]
+    assert scan.cut is None and scan.ignored.total() == 1
+
+
 def test_global_pax_records_name_no_member(tmp_path):
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "of all"}) as tar:
