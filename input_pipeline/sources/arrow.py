@@ -61,14 +61,17 @@ class Arrow:
     Arguments:
       folder: what `save_to_disk` wrote; of a DatasetDict the folder of one split.
       signals: the modalities to read, of those that there are: "image" and "audio". Others are not read from disk.
-      columns: field → its column, where that has another name, such as {"image": "img", "caption": "text"}.
+      columns: field → its column, where that has another name, such as {"image": "img", "caption": "text"}, or None
+        where the column of its name is something else.
 
     Raises:
       DataError: no such folder, files that are cut, missing or compressed, no rows, a field or column that there is
         not, or a column of a type that cannot be read.
     """
 
-    def __init__(self, folder: str, *, signals: Sequence[str] = SIGNALS, columns: Mapping[str, str] | None = None):
+    def __init__(
+        self, folder: str, *, signals: Sequence[str] = SIGNALS, columns: Mapping[str, str | None] | None = None
+    ):
         self._folder = os.path.expanduser(folder)
         self._signals = [signal for signal in SIGNALS if signal in signals]
         chosen = choose_columns(columns)

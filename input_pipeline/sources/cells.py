@@ -32,7 +32,8 @@ def check_types(schema: "pa.Schema", columns: Mapping[str, str], path: str) -> N
         if not all(_is_value(value) for value in values):
             raise DataError(
                 f"{path}: the column {column!r} has the type {kind}, from which {field!r} is not read. Write it as "
-                "text, bytes, numbers, or a list or a struct of these; or name another column in `columns`."
+                "text, bytes, numbers, or a list or a struct of these; or name another column in `columns`, or None to "
+                "leave the field out."
             )
 
 

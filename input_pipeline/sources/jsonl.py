@@ -52,7 +52,8 @@ class Jsonl:
       files: one or more patterns of files, see `patterns.py`.
       signals: the modalities to read, of those that there are: "image" and "audio". Others are not read from disk.
       folder: what the paths in the records start from; None is the folder of each file of lines.
-      columns: field → its name in the records, where that is another one, such as {"caption": "text"}.
+      columns: field → its name in the records, where that is another one, such as {"caption": "text"}, or None where
+        what has its name is something else.
 
     Raises:
       DataError: no file, a compressed one, not one record in all of them, or a field that there is not.
@@ -64,7 +65,7 @@ class Jsonl:
         *,
         signals: Sequence[str] = SIGNALS,
         folder: str | None = None,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
     ):
         self._signals = [signal for signal in SIGNALS if signal in signals]
         self._columns = choose_columns(columns)

@@ -71,7 +71,8 @@ class Parquet:
     Arguments:
       files: one or more patterns of files, see `patterns.py`.
       signals: the modalities to read, of those that there are: "image" and "audio". Others are not read from disk.
-      columns: field → its column, where that has another name, such as {"image": "img", "caption": "text"}.
+      columns: field → its column, where that has another name, such as {"image": "img", "caption": "text"}, or None
+        where the column of its name is something else.
 
     Raises:
       DataError: no file, one that is cut or no Parquet, no rows, a field or column that there is not, or a column of a
@@ -83,7 +84,7 @@ class Parquet:
         files: str | Sequence[str],
         *,
         signals: Sequence[str] = SIGNALS,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
     ):
         self._signals = [signal for signal in SIGNALS if signal in signals]
         chosen = choose_columns(columns)

@@ -7,8 +7,8 @@ A table comes from `jsonl.py`, `parquet.py` or `arrow.py`. A row is a mapping fr
     concept       rows with the same text or number show the same thing; without it, those with the same image, or sound
     caption, captions, language, question, answer, questions, description    texts, see `annotations.py`
 
-A field is the column of the same name, unless `columns` names another one. Nothing is decoded here, and a path never
-leads out of the folder.
+A field is the column of the same name, unless `columns` names another one, or None: then the field is left out. Nothing
+is decoded here, and a path never leads out of the folder.
 """
 
 import errno
@@ -28,8 +28,8 @@ TEXTS = ("caption", "captions", "language", "question", "answer", "questions", "
 FIELDS = (*SIGNALS, "concept", *TEXTS)
 
 
-def choose_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
-    """Returns field → column, of all fields.
+def choose_columns(columns: Mapping[str, str | None] | None) -> dict[str, str]:
+    """Returns field → column, of all fields but those whose column is None.
 
     Raises:
       DataError: `columns` speaks of a field that there is not.
@@ -38,7 +38,8 @@ def choose_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     for field in columns:
         if field not in FIELDS:
             raise DataError(f"columns: there is no field {field!r}{nearest(field, FIELDS)} There are: {_list(FIELDS)}.")
-    return {field: columns.get(field, field) for field in FIELDS}
+    chosen = {field: columns.get(field, field) for field in FIELDS}
+    return {field: column for field, column in chosen.items() if column is not None}
 
 
 def find_columns(columns: Mapping[str, str], names: Sequence[str], path: str, signals: Sequence[str]) -> dict[str, str]:

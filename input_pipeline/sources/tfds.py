@@ -67,7 +67,7 @@ class Tfds:
         *,
         split: str,
         signals: Sequence[str],
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
     ):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
         from tensorflow_datasets.core.example_parser import ExampleParserNp
@@ -229,7 +229,7 @@ def _choose_features(
 
     columns = dict(columns)
     images = [name for name, feature in info.features.items() if isinstance(feature, tfds.features.Image)]
-    if columns["image"] == "image" and images and "image" not in images:
+    if columns.get("image") == "image" and images and "image" not in images:
         if len(images) > 1 and "image" in signals:
             raise DataError(f"{info.full_name} has the images {', '.join(images)}: name one as 'image' in columns.")
         columns["image"] = images[0]

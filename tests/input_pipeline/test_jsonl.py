@@ -73,13 +73,14 @@ def test_columns_have_other_names(tmp_path):
     captions = (Caption("ein", "de"), Caption("zwei", "de"))
     assert source[0] == Example(f"{path}:0", "wo?", {"image": b"one"}, captions, (Question("wo?", "da", "open"),))
     assert source[1] == Rejected("empty record", f"{path}:1")
+    assert Jsonl(path, columns=columns | {"image": None, "question": None})[0].signals == {}
     with pytest.raises(DataError, match="did you mean 'image'"):
         Jsonl(path, columns={"imag": "img"})
 
 
 def test_columns_may_come_from_a_config(tmp_path):
     path = write(tmp_path / "a.jsonl", {"text": "a"})
-    config = ConfigDict({"kind": "jsonl", "files": (path,), "columns": {"caption": "text"}})
+    config = ConfigDict({"kind": "jsonl", "files": (path,), "columns": {"caption": "text", "questions": None}})
     assert texts(make_source(config, ["image"])) == ["a"]
 
 

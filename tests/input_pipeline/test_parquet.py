@@ -81,6 +81,14 @@ def test_a_table_without_texts(tmp_path):
     assert len(counted) == 2 and counted[1] == Rejected("empty record", f"{path}:1")
 
 
+def test_a_column_that_shares_its_name_with_a_field_can_be_left_out(tmp_path):
+    path = str(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"caption": ["a"], "questions": [[{"texts": ["b"]}]]}), path)
+    with pytest.raises(DataError, match=r"'questions' is not read.* or None to leave the field out"):
+        Parquet(path)
+    assert Parquet(path, columns={"questions": None})[0].captions == (Caption("a"),)
+
+
 def test_the_cache_keeps_the_groups_used_last_within_its_limit(tmp_path, monkeypatch):
     path = write(tmp_path / "a.parquet", range(20), group=4)
     file = index_groups(path, {"caption": "caption", "image": "image"}, ["image"])

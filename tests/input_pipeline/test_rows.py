@@ -152,6 +152,7 @@ def test_columns_have_the_names_of_their_fields_or_others():
     chosen = choose_columns({"image": "img", "caption": "text"})
     assert set(chosen) == {"image", "audio", "concept", *rows.TEXTS}
     assert (chosen["image"], chosen["caption"], chosen["answer"]) == ("img", "text", "answer")
+    assert set(chosen) - set(choose_columns({"image": "img", "questions": None})) == {"questions"}
     with pytest.raises(DataError, match="no field 'captoin'; did you mean 'caption'"):
         choose_columns({"captoin": "text"})
 

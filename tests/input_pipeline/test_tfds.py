@@ -112,6 +112,7 @@ def test_labels_are_read_as_their_names(prepared):
 def test_names_may_have_slashes(prepared):
     source = read(prepared, concept="photo/id", description="about/title")
     assert source[3] == Example(f"{prepared}/{FILE}:3", "103", {"image": IMAGE}, (), (), "title 3")
+    assert read(prepared, image=None, description="about/title")[3].signals == {}
     refuse("no column 'photo/ids' for 'concept'; did you mean 'photo/id'?", folder=prepared, concept="photo/ids")
 
 
