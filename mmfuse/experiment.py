@@ -254,8 +254,13 @@ class Experiment:
         return lambda step: compiled(next(at for at, phase in enumerate(phases) if step <= phase.last))
 
     def _claim(self, free=FREE):
-        sizes = {name: len(build_data.make_source(source, ())) for name, source in self.config.sources.items()}
-        data = {"tokenizer": self.tokenizer.sha256, "records": sizes}
+        sources = {name: build_data.make_source(source, ()) for name, source in self.config.sources.items()}
+        data = {
+            "tokenizer": self.tokenizer.sha256,
+            "records": {name: len(source) for name, source in sources.items()},
+            # of those that lie in files: others that have as many records are another run
+            "files": {name: source.fingerprint for name, source in sources.items() if hasattr(source, "fingerprint")},
+        }
         if "weights" in self.config:
             data["weights"] = weight_hashes(self.config.weights.folder)
         claim(self.workdir, self.config, data, free=free, asked=self.asked)

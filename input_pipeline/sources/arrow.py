@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from input_pipeline.sources.cells import check_offsets, check_types, read_cells
-from input_pipeline.sources.files import SIGNALS, file_state, locate
+from input_pipeline.sources.files import SIGNALS, file_state, fingerprint, locate
 from input_pipeline.sources.rows import choose_columns, find_columns, read_record, require_unchanged
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
@@ -83,6 +83,11 @@ class Arrow:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells its files from others, see `files.fingerprint`."""
+        return fingerprint([table.path for table in self._tables], self._ends)
 
     def __getitem__(self, index: SupportsIndex) -> Example | Rejected:
         """Returns row `index`. Its key is "file:row", rows counted from 0."""

@@ -1,7 +1,10 @@
 """What do sources that lie in files have in common?"""
 
+import hashlib
+import json
 import operator
 import os
+from collections.abc import Iterable
 from typing import SupportsIndex
 
 import numpy as np
@@ -27,6 +30,15 @@ def compression(start: bytes) -> str | None:
 def file_state(status: os.stat_result) -> tuple[int, int]:
     """Size and modification time: what tells that a file is not the one that was indexed."""
     return status.st_size, status.st_mtime_ns
+
+
+def fingerprint(paths: Iterable[str], ends: Int64[np.ndarray, "n"]) -> str:
+    """Tells sources apart by the names of their files, in their order, and where the records of each end.
+
+    Neither the folder counts nor what is in a record: files may move, and a record may be mended.
+    """
+    files = [[os.path.basename(path), end] for path, end in zip(paths, ends.tolist(), strict=True)]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 def locate(index: SupportsIndex, ends: Int64[np.ndarray, "n"]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from input_pipeline.sources.annotations import MAX_BYTES, parse_json
-from input_pipeline.sources.files import MAGIC_BYTES, SIGNALS, compression, file_state, locate
+from input_pipeline.sources.files import MAGIC_BYTES, SIGNALS, compression, file_state, fingerprint, locate
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.rows import choose_columns, read_record
 from input_pipeline.transforms import BadRecord
@@ -79,6 +79,11 @@ class Jsonl:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells its files from others, see `files.fingerprint`."""
+        return fingerprint([file.path for file in self._files], self._ends)
 
     def __getitem__(self, index: SupportsIndex) -> Example | Rejected:
         """Returns record `index`. Its key is "file:record", records counted from 0; blank lines do not count."""

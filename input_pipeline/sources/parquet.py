@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from input_pipeline.sources.cells import check_types, read_cells
-from input_pipeline.sources.files import SIGNALS, file_state, locate
+from input_pipeline.sources.files import SIGNALS, file_state, fingerprint, locate
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.rows import choose_columns, find_columns, read_record, require_unchanged
 from input_pipeline.transforms import BadRecord
@@ -103,6 +103,11 @@ class Parquet:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells its files from others, see `files.fingerprint`."""
+        return fingerprint([file.path for file in self._files], self._ends)
 
     def __getitem__(self, index: SupportsIndex) -> Example | Rejected:
         """Returns row `index`. Its key is "file:row", rows counted from 0."""

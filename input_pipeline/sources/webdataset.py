@@ -16,7 +16,7 @@ import numpy as np
 
 from input_pipeline.sources.annotations import MAX_BYTES, parse_annotations
 from input_pipeline.sources.contract import concept_of
-from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, locate
+from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, fingerprint, locate
 from input_pipeline.sources.patterns import expand_patterns
 from input_pipeline.sources.tar_index import Entry, OpenFile, TarIndex, open_indexes
 from input_pipeline.sources.tar_records import FILES
@@ -59,6 +59,11 @@ class Webdataset:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells its files from others, see `files.fingerprint`."""
+        return fingerprint([tar.path for tar in self._tars], self._ends)
 
     def __getitem__(self, index: SupportsIndex) -> Example | Rejected:
         """Returns record `index`: its encoded signals and its texts. The key is "tar:key"."""

@@ -59,7 +59,8 @@ def claim(
     Args:
       workdir: the run's folder.
       config: resolved.
-      data: what the data is beyond the config, such as the tokenizer's hash and the number of records.
+      data: what the data is beyond the config, such as the tokenizer's hash, and of each source the number of records
+        and, under "files", the fingerprint of its files.
       free: the fields that may be other ones.
       asked: the config before it was fitted to the data and the machine; None: it was not.
 
@@ -69,7 +70,10 @@ def claim(
     path = Path(workdir) / CONFIG
     wanted = json.loads(json.dumps({"config": config.to_dict(), "data": dict(data)}))
     if path.exists():
-        _compare(path, _fixed(json.loads(path.read_text()), free), _fixed(wanted, free))
+        saved = json.loads(path.read_text())
+        # Of runs from before they were written down, the files are taken to be those that are there.
+        saved["data"]["files"] = wanted["data"].get("files", {}) | saved["data"].get("files", {})
+        _compare(path, _fixed(saved, free), _fixed(wanted, free))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / PROVENANCE).write_text(json.dumps(provenance(), indent=2) + "\n")

@@ -107,6 +107,8 @@ def test_every_row_in_any_order(tmp_path):
     order = np.random.default_rng(0).permutation(12)
     assert [source[index] for index in order] == [expected[index] for index in order]
     assert Arrow(folder, signals=())[11].signals == {}
+    other = write(tmp_path / "other", range(5), [], range(5, 12))
+    assert source.fingerprint == Arrow(folder).fingerprint != Arrow(other).fingerprint
 
 
 def test_paths_start_from_the_folder(tmp_path):

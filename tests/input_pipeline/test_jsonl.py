@@ -53,6 +53,7 @@ def test_files_follow_one_another(tmp_path):
     source = Jsonl(str(tmp_path / "*.jsonl"), signals=())
     assert texts(source) == ["0", "1", "2", "3", "4"]
     assert [source[index].key for index in (2, 3)] == [f"{tmp_path}/a.jsonl:2", f"{tmp_path}/c.jsonl:0"]
+    assert source.fingerprint != Jsonl([f"{tmp_path}/{name}.jsonl" for name in "cba"]).fingerprint
 
 
 def test_paths_start_from_the_folder_of_the_lines_or_from_another(tmp_path):

@@ -127,6 +127,7 @@ def test_files_of_one_size_and_time_are_told_apart(tmp_path):
         os.utime(tmp_path / f"{name}.parquet", ns=(0, 7))
     source = Parquet(str(tmp_path / "*.parquet"))
     assert [source[index].captions[0].text for index in range(2)] == ["a", "b"]
+    assert source.fingerprint != Parquet([f"{tmp_path}/{name}.parquet" for name in "ba"]).fingerprint
 
 
 def test_paths_start_from_the_folder_of_the_file(tmp_path):

@@ -119,6 +119,20 @@ def test_a_process_reads_the_bytes_of_its_own_rows_alone(shards, read, tokenizer
     assert sorted(rows) == list(range(10))
 
 
+def test_other_tars_are_told_apart_and_mended_or_moved_ones_are_not(tmp_path):
+    def made(folder, *sizes, names="ab", first=0):
+        (tmp_path / folder).mkdir()
+        paths = [
+            write_tar(tmp_path / folder / f"{name}.tar", [file for row in range(size) for file in record(row, first)])
+            for name, size in zip(names, sizes)
+        ]
+        return Webdataset(paths).fingerprint
+
+    told = made("first", 2, 3)
+    assert made("moved", 2, 3) == made("mended", 2, 3, first=7) == told
+    assert len({told, made("others", 2, 3, names="xy"), made("order", 2, 3, names="ba"), made("sizes", 3, 2)}) == 4
+
+
 def test_an_index_that_goes_is_noticed(shards, monkeypatch):
     pattern, expected = shards
     source = Webdataset(pattern)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mmfuse.training.workdir import CONFIG, PACKAGES, PROVENANCE, alone, check_claimed, claim, flatten, with_config
 from mmfuse.types import CheckpointError
 
-DATA = {"tokenizer": "a5", "records": {"scenes": 7, "digits": 5}}
+DATA = {"tokenizer": "a5", "records": {"scenes": 7, "tars": 5}, "files": {"tars": "c7"}}
 
 
 def config(**changes):
@@ -85,13 +85,20 @@ def test_a_field_that_came_or_went_is_refused(tmp_path, here, message):
     ("data", "message"),
     [
         ({**DATA, "tokenizer": "b6"}, "found.tokenizer: a5 there, b6 now"),
-        ({**DATA, "records": {"scenes": 8, "digits": 5}}, "found.records.scenes: 7 there, 8 now"),
+        ({**DATA, "records": {"scenes": 8, "tars": 5}}, "found.records.scenes: 7 there, 8 now"),
+        ({**DATA, "files": {"tars": "d8"}}, "found.files.tars: c7 there, d8 now"),
+        ({**DATA, "files": {}}, "found.files.tars: c7 there, nothing now"),
     ],
 )
 def test_other_data_are_refused(tmp_path, data, message):
     claim(tmp_path, config(), DATA)
     with pytest.raises(CheckpointError, match=message):
         claim(tmp_path, config(), data)
+
+
+def test_a_run_from_before_files_were_written_down_goes_on(tmp_path):
+    claim(tmp_path, config(), {key: value for key, value in DATA.items() if key != "files"})
+    claim(tmp_path, config(), DATA)
 
 
 def test_how_fast_steps_come_may_change(tmp_path):
