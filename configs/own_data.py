@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from configs import parts
 
 SIZES = {
-    "small": {"image": 64, "rows": 64, "dtype": "float32"},
-    "base": {"image": 224, "rows": 1024, "dtype": "bfloat16"},
+    "small": {"image": 64, "rows": 64, "captions": 4, "workers": 1, "dtype": "float32"},
+    "base": {"image": 224, "rows": 1024, "captions": 1, "workers": 8, "dtype": "bfloat16"},
 }
 SAMPLES = 320_000  # at most 20 s at 16 kHz: of longer sounds the beginning is heard
 LENGTH = 32  # tokens of a caption
@@ -50,7 +50,8 @@ def get_config(size: str = "") -> ConfigDict:
             "mixture": {"train": 1.0},
             "signals": signals,
             "augment": AUGMENT,
-            "text": {"caption": caption, "target": caption},
+            # several captions share one pass of the other towers, each language before any has two
+            "text": {"caption": {**caption, "number": sizes.captions, "balance": "languages"}, "target": caption},
             "objectives": {"contrastive": 1.0, "captioning": 1.0},
             "accumulate": 1,
         }
@@ -67,7 +68,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.train = {"minutes": 0.0, "steps": 100_000, "evaluate_every": 100_000}
     config.checkpoint = {"every": 100, "keep": 2}
     config.log_every = 10
-    config.loader = parts.loader(workers=min(8, max(1, (os.cpu_count() or 1) // 2)))
+    config.loader = parts.loader(workers=sizes.workers)
     config.evaluators = _evaluators(
         {"kind": "webdataset", "shards": config.data.get_ref("test")}, signals, pairs, caption
     )

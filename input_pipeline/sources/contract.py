@@ -3,7 +3,7 @@
 Random access is what makes a run resumable to the exact example; a bad record is a value with a reason, so that
 `read = used + Σ rejected[reason]` holds. Sources need not inherit from anything. Their constructors take `signals`, the
 modalities that somebody wants: a source makes or reads those of them that it has, and no other. One whose records lie
-in files may have a `fingerprint`, a text that is another one where the files are others: a run does not go on with them.
+in files may have a `fingerprint`, a text that differs where the files do: a run does not go on with others.
 """
 
 import zlib
