@@ -84,7 +84,7 @@ def router(capacity: dict[str, float], **changes) -> dict:
         "learns": True,  # False: the router stays what the dense steps made of it
         "ladder": (0.0, 0.25, 0.5, 1.0),  # shares, of which evaluation takes the lowest that has room
         "at_most": len(capacity),  # modalities that evaluation reads of an example
-        "groups": 1,  # of a batch, each with its own capacity; a multiple of the shards
+        "groups": 1,  # of a batch, or of each piece of it, with a capacity of their own; a multiple of the shards
         "hidden": 16,  # width of the router's networks
         "temperature": {"start": 1.0, "end": 1.0, "steps": 1},  # falls by the same factor each step
         "open_at_first": 2.0,  # logit of a gate before anything is learned

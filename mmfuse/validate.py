@@ -29,7 +29,7 @@ from mmfuse.validate_model import check_compared, check_model, require
 ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
     r"(?<!\.decoding)(?<!projection)\.(rows|records|number|length|examples|chunk|tokens|width|single\.depth|heads|"
-    r"key_heads|pairs|mlp|blocks|cross_every|embedding|temperature|"
+    r"key_heads|pairs|mlp|blocks|cross_every|embedding|temperature(\.(start|end))?|"
     r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|mates|hop|window|bands|samples|image|patch|places|at)$|^log_every$"
 )
 # What evaluators take from their streams.
@@ -213,6 +213,11 @@ def _check_objectives(name, stream, config):
         require(not absent, f"{name}: the objective '{objective}' needs {', '.join(absent)}, which the stream lacks.")
         alone = settings.get("alone", 0.0)
         require(0 <= alone <= 1, f"objectives.{objective}.alone is {alone}: write a share of the examples, 0 to 1.")
+        require(
+            not alone or "prefix" not in config.model,
+            f"objectives.{objective}.alone is {alone}: model.prefix would tell the decoder of what is taken from it. "
+            "Write 0, or leave the prefix out.",
+        )
         if settings.kind == "matching":
             check_compared(f"objectives.{objective}", settings.between, config.model.consensus.between)
             few = f"objectives.{objective}.mates is {settings.mates}, and {name} has {stream.rows} rows: write fewer."

@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 from mmfuse.models.memory import Memory, keep_one
-from mmfuse.models.multimodal import PREFIX, Multimodal
+from mmfuse.models.multimodal import Multimodal
 from mmfuse.nn.losses.cross_entropy import chunked_cross_entropy
 from mmfuse.objectives.objective import Terms
 from mmfuse.types import Batch, Text
@@ -44,7 +44,7 @@ class Generation:
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
         target = batch.text["target"]
         if self.alone:
-            memory = keep_one(memory, [name for name in model.single.memories if name != PREFIX], key, self.alone)
+            memory = keep_one(memory, model.single.memories, key, self.alone)
         ids, segment = (array.reshape(-1, array.shape[-1]) for array in (target.ids, target.segment))
         out = model.single.decode(model.single.read(ids, segment), memory)
         loss, right = chunked_cross_entropy(out.hidden[:, :-1], ids[:, 1:], model.single.readout, chunk=self.chunk)

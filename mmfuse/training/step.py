@@ -5,7 +5,8 @@
 
 Each objective is averaged over the global batch with the weights of its terms, Σ value · weight / Σ weight, then
 multiplied by its coefficient. Where all objectives of a stream are per example, its batch may be cut into pieces whose
-gradients add up to exactly that of the whole.
+gradients add up to exactly that of the whole. A router's groups are then of each piece: where its capacity is below 1,
+other examples are left out than in a batch that is not cut.
 """
 
 from collections.abc import Callable, Mapping

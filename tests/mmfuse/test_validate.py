@@ -92,6 +92,14 @@ WRONG = [
     ({"model.single.depth": 0}, "model.single.depth is 0: write a number above 0"),
     ({"model.single.cross_every": 3}, "make it a multiple of cross_every=3"),
     ({"objectives.answering.alone": 1.5}, "objectives.answering.alone is 1.5: write a share of the examples, 0 to 1"),
+    (
+        {
+            "objectives.answering.alone": 0.5,
+            "model.prefix": {"drop": 0.1},
+            "model.single.memories": ("prefix", "image", "audio"),
+        },
+        "objectives.answering.alone is 0.5: model.prefix would tell the decoder of what is taken from it",
+    ),
     ({"model.single.pairs": 3}, "model.single.pairs is 3: write length=.*, a pair for each word, or more"),
     ({"model.single.memories": ("image", "video")}, "names 'video', which no tower makes"),
     ({"model.single.memories": ("source",)}, "has none of the signals that the decoder reads: source"),
@@ -221,6 +229,8 @@ def test_an_objective_needs_its_head(head):
         ("model.router", {"falling": ((9, 0.5), (5, 0.4))}, r"\(last step, share\) with steps that rise"),
         ("model.router", {"falling": ((9, 0.5), (12, 0.6))}, "shares of 1 at most that do not"),
         ("model.router", {"dense_steps": 9, "falling": ((9, 0.5),)}, "beyond dense_steps=9"),
+        ("model.router.temperature", {"start": 0.0}, "router.temperature.start is 0.0: write a number above 0"),
+        ("model.router.temperature", {"end": 0.0}, "router.temperature.end is 0.0: write a number above 0"),
         ("model.router", {"ladder": (0.5, 0.25)}, "write rising shares of which the last is 1.0"),
         ("model.router", {"capacity": {"image": 1.5}}, "capacity.image is 1.5: write a share above 0"),
         ("model.router", {"capacity": {}}, "router.capacity is empty: name a modality"),
