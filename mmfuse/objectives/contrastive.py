@@ -14,19 +14,19 @@ from jaxtyping import Bool, Float
 from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
-from mmfuse.nn.losses.contrastive import info_nce, pairwise_sigmoid
+from mmfuse.nn.losses.contrastive import cosines, info_nce, pairwise_sigmoid
 from mmfuse.objectives.objective import Terms, mean_over_pairs
 from mmfuse.types import Batch
 
 
-def softmax_loss(rows, columns, positive, column_valid, head: DualTower) -> Float[Array, "A"]:
+def softmax_loss(cosine, positive, column_valid, head: DualTower) -> Float[Array, "A"]:
     """InfoNCE with the head's temperature."""
-    return info_nce(rows, columns, positive, column_valid, scale=head.scale)
+    return info_nce(cosine, positive, column_valid, scale=head.scale)
 
 
-def sigmoid_loss(rows, columns, positive, column_valid, head: DualTower) -> Float[Array, "A"]:
+def sigmoid_loss(cosine, positive, column_valid, head: DualTower) -> Float[Array, "A"]:
     """Pairwise sigmoid with the head's temperature and bias."""
-    return pairwise_sigmoid(rows, columns, positive, column_valid, scale=head.scale, bias=head.bias)
+    return pairwise_sigmoid(cosine, positive, column_valid, scale=head.scale, bias=head.bias)
 
 
 class Contrastive:
@@ -40,21 +40,17 @@ class Contrastive:
         values, weights, metrics = [], [], {}
         for a, b in self.between:
             there = memory.taking_part(batch, a).any(axis=1) & memory.taking_part(batch, b).any(axis=1)
-            sides = [_Side(memory, batch, name, there) for name in (a, b)]
-            forth, right = self._one_way(*sides, model.dual)
-            back, _ = self._one_way(*sides[::-1], model.dual)
+            rows, columns = (_Side(memory, batch, name, there) for name in (a, b))
+            cosine = cosines(rows.embeddings, columns.embeddings)
+            positive = rows.concept[:, None] == columns.concept[None]
+            forth = rows.mean(self.loss(cosine, positive, columns.valid, model.dual))
+            back = columns.mean(self.loss(cosine.T, positive.T, rows.valid, model.dual))
             values.append((forth + back) / 2)
             weights.append(there.astype(jnp.float32))
-            metrics[f"{a}_to_{b}"] = right, weights[-1]
+            nearest = jnp.where(columns.valid[None], cosine, -jnp.inf).argmax(axis=1)
+            right = jnp.take_along_axis(positive, nearest[:, None], axis=1)[:, 0]
+            metrics[f"{a}_to_{b}"] = rows.mean(right.astype(jnp.float32)), weights[-1]
         return Terms(*mean_over_pairs(values, weights), metrics)
-
-    def _one_way(self, rows, columns, head) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
-        """The loss of each example, the mean over its rows, and the share of rows whose nearest column is right."""
-        positive = rows.concept[:, None] == columns.concept[None]
-        loss = self.loss(rows.embeddings, columns.embeddings, positive, columns.valid, head)
-        cosine = jnp.where(columns.valid[None], rows.embeddings @ columns.embeddings.T, -jnp.inf)
-        right = jnp.take_along_axis(positive, cosine.argmax(axis=1)[:, None], axis=1)[:, 0]
-        return rows.mean(loss), rows.mean(right.astype(jnp.float32))
 
 
 class _Side:
@@ -63,7 +59,7 @@ class _Side:
     def __init__(self, memory: Memory, batch: Batch, name: str, there: Bool[Array, "B"]):
         embeddings = memory.embeddings[name]
         self.mask = memory.taking_part(batch, name) & there[:, None]
-        # Zero, not left to the loss's mask: in the gradient of rows @ columnsᵀ it would be 0 · NaN.
+        # Zero, not left to the loss's mask: in the gradient of the cosines it would be 0 · NaN.
         counted = jnp.where(self.mask[..., None], embeddings, 0.0)
         self.embeddings = counted.reshape(-1, embeddings.shape[-1])
         self.valid = self.mask.reshape(-1)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from mmfuse.nn.losses.contrastive import info_nce, pairwise_sigmoid
+from mmfuse.nn.losses.contrastive import cosines, info_nce, pairwise_sigmoid
 
 A, B, E = 5, 7, 3
 SCALE, BIAS = jnp.float32(3.7), jnp.float32(-1.3)
@@ -53,7 +53,7 @@ MASKS = {"some": VALID, "all": np.ones(B, bool), "one": np.arange(B) == 4, "none
 @pytest.mark.parametrize("loss, by_hand, bias", LOSSES.values(), ids=LOSSES.keys())
 def test_values_by_hand(loss, by_hand, bias, valid):
     scores = 3.7 * np.asarray(ROWS, np.float64) @ np.asarray(COLUMNS, np.float64).T + bias
-    got = loss(ROWS, COLUMNS, jnp.asarray(POSITIVE), jnp.asarray(valid))
+    got = loss(cosines(ROWS, COLUMNS), jnp.asarray(POSITIVE), jnp.asarray(valid))
     np.testing.assert_allclose(got, by_hand(scores, POSITIVE, valid), rtol=1e-5, atol=1e-6)
 
 
@@ -61,7 +61,7 @@ def test_values_by_hand(loss, by_hand, bias, valid):
 @pytest.mark.parametrize("loss", [row[0] for row in LOSSES.values()], ids=LOSSES.keys())
 def test_gradients_are_finite_and_nothing_flows_from_masked_columns(loss, valid):
     def total(rows, columns):
-        return loss(rows, columns, jnp.asarray(POSITIVE), jnp.asarray(valid)).sum()
+        return loss(cosines(rows, columns), jnp.asarray(POSITIVE), jnp.asarray(valid)).sum()
 
     rows, columns = jax.grad(total, argnums=(0, 1))(ROWS, COLUMNS)
     assert np.isfinite(rows).all() and np.isfinite(columns).all()
@@ -71,8 +71,8 @@ def test_gradients_are_finite_and_nothing_flows_from_masked_columns(loss, valid)
 
 def test_the_symmetric_loss_of_clip():
     rows, columns = unit(B), unit(B)
-    both = jnp.eye(B, dtype=bool), jnp.ones(B, bool)
-    ours = (info_nce(rows, columns, *both, scale=SCALE) + info_nce(columns, rows, *both, scale=SCALE)) / 2
+    ways = cosines(rows, columns), cosines(columns, rows)
+    ours = sum(info_nce(way, jnp.eye(B, dtype=bool), jnp.ones(B, bool), scale=SCALE) for way in ways) / 2
     logits, labels = SCALE * rows @ columns.T, jnp.arange(B)
     theirs = [optax.softmax_cross_entropy_with_integer_labels(way, labels) for way in (logits, logits.T)]
     np.testing.assert_allclose(ours, (theirs[0] + theirs[1]) / 2, rtol=1e-5)
@@ -81,14 +81,16 @@ def test_the_symmetric_loss_of_clip():
 def test_a_batch_of_one_teaches_softmax_nothing_and_sigmoid_something():
     one = ROWS[:1], COLUMNS[:1], jnp.ones((1, 1), bool), jnp.ones(1, bool)
     for loss, zero in ((LOSSES["info_nce"][0], True), (LOSSES["sigmoid"][0], False)):
-        value, gradient = jax.value_and_grad(lambda rows, loss=loss: loss(rows, *one[1:]).sum())(one[0])
+        value, gradient = jax.value_and_grad(lambda rows, loss=loss: loss(cosines(rows, one[1]), *one[2:]).sum())(
+            one[0]
+        )
         assert (value == 0) == zero
         assert (np.abs(gradient).max() < 1e-6) == zero
 
 
 def test_large_scores_do_not_overflow():
     for loss in (info_nce, functools.partial(pairwise_sigmoid, bias=jnp.float32(0))):
-        value = loss(ROWS, COLUMNS, jnp.asarray(POSITIVE), jnp.asarray(VALID), scale=jnp.float32(1e4))
+        value = loss(cosines(ROWS, COLUMNS), jnp.asarray(POSITIVE), jnp.asarray(VALID), scale=jnp.float32(1e4))
         assert np.isfinite(value).all()
 
 
@@ -96,7 +98,7 @@ def test_large_scores_do_not_overflow():
 def test_bfloat16_embeddings_give_a_float32_loss(loss):
     rows, columns = ROWS.astype(jnp.bfloat16), COLUMNS.astype(jnp.bfloat16)
     arguments = jnp.asarray(POSITIVE), jnp.asarray(VALID)
-    got = loss(rows, columns, *arguments)
-    exact = loss(rows.astype(jnp.float32), columns.astype(jnp.float32), *arguments)
+    got = loss(cosines(rows, columns), *arguments)
+    exact = loss(cosines(rows.astype(jnp.float32), columns.astype(jnp.float32)), *arguments)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-6)

@@ -148,3 +148,11 @@ def test_one_pair_alone_is_the_sigmoid_loss_of_the_paper():
     logits = SCALE * embeddings["image"][:, 0] @ embeddings["caption"][:, 0].T + BIAS
     paper = np.log1p(np.exp(-(2 * np.eye(EXAMPLES) - 1) * logits)).sum() / EXAMPLES
     np.testing.assert_allclose(terms.value.mean(), paper, rtol=1e-5)
+
+
+def test_both_ways_and_the_nearest_are_of_the_same_products():
+    """However many pairs there are, each has one matrix of cosines, by exact products."""
+    program = jax.make_jaxpr(lambda embeddings: terms_of(softmax_loss, embeddings, batch_of()))(embeddings_of())
+    products = [equation for equation in program.eqns if equation.primitive.name == "dot_general"]
+    assert len(products) == len(PAIRS)
+    assert all(product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2 for product in products)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mmfuse.nn.losses.contrastive import info_nce, pairwise_sigmoid
+from mmfuse.nn.losses.contrastive import cosines, info_nce, pairwise_sigmoid
 from mmfuse.training.rules import named_leaves
 
 
@@ -29,10 +29,10 @@ def run(model, pixels, ids, mask=None):
 
 def contrastive(dual, image, text):
     """The loss that the reference was trained with."""
-    same, valid = jnp.eye(len(image), dtype=bool), jnp.ones(len(image), bool)
+    same, valid, cosine = jnp.eye(len(image), dtype=bool), jnp.ones(len(image), bool), cosines(image, text)
     if dual.logit_bias is not None:
-        return pairwise_sigmoid(text, image, same, valid, scale=dual.scale, bias=dual.bias).mean()
-    ways = [info_nce(*sides, same, valid, scale=dual.scale).mean() for sides in ((image, text), (text, image))]
+        return pairwise_sigmoid(cosine.T, same, valid, scale=dual.scale, bias=dual.bias).mean()
+    ways = [info_nce(way, same, valid, scale=dual.scale).mean() for way in (cosine, cosine.T)]
     return (ways[0] + ways[1]) / 2
 
 

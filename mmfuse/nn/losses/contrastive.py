@@ -1,8 +1,8 @@
 """How well do two sets of embeddings tell who belongs to whom?
 
-Rows a and columns b are unit embeddings; `positive[a, b]` says who belongs together. Holes are masked as rows and as
-columns. Both losses return a value for each row; the caller averages over valid rows. The full matrix is in memory.
-Products are float32 on every backend.
+Both losses take the cosines of rows a and columns b, for the other way transposed; `positive[a, b]` says who belongs
+together. Holes are masked as rows and as columns. They return a value for each row; the caller averages over valid
+rows. The full matrix is in memory.
 """
 
 import jax
@@ -11,9 +11,15 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 
+def cosines(rows: Float[Array, "A E"], columns: Float[Array, "B E"]) -> Float[Array, "A B"]:
+    """Of unit embeddings; products are float32 on every backend."""
+    return jnp.einsum(
+        "AE,BE->AB", rows, columns, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+    )
+
+
 def info_nce(
-    rows: Float[Array, "A E"],
-    columns: Float[Array, "B E"],
+    cosine: Float[Array, "A B"],
     positive: Bool[Array, "A B"],
     column_valid: Bool[Array, "B"],
     *,
@@ -21,13 +27,13 @@ def info_nce(
 ) -> Float[Array, "A"]:
     """Softmax loss from each row to the columns, averaged over the row's positives P.
 
-        value_a = −1/|P_a| Σ_{p ∈ P_a} log( exp(s_ap) / Σ_{b valid} exp(s_ab) ),     s = scale · rows columnsᵀ
+        value_a = −1/|P_a| Σ_{p ∈ P_a} log( exp(s_ap) / Σ_{b valid} exp(s_ab) ),     s = scale · cosine
 
     A row without a valid positive has the value 0. For the symmetric loss of CLIP call it both ways and halve.
     References: van den Oord et al. 2018, arXiv 1807.03748; several positives: Khosla et al. 2020, arXiv 2004.11362,
     equation 2.
     """
-    scores = jnp.where(column_valid[None], scale * _cosines(rows, columns), -jnp.inf)
+    scores = jnp.where(column_valid[None], scale * cosine, -jnp.inf)
     positive = positive & column_valid[None]
     log_total = jax.nn.logsumexp(jnp.where(column_valid.any(), scores, 0.0), axis=1, keepdims=True)
     losses = jnp.where(positive, log_total - jnp.where(positive, scores, 0.0), 0.0)
@@ -35,8 +41,7 @@ def info_nce(
 
 
 def pairwise_sigmoid(
-    rows: Float[Array, "A E"],
-    columns: Float[Array, "B E"],
+    cosine: Float[Array, "A B"],
     positive: Bool[Array, "A B"],
     column_valid: Bool[Array, "B"],
     *,
@@ -45,16 +50,10 @@ def pairwise_sigmoid(
 ) -> Float[Array, "A"]:
     """Sigmoid loss of each row over all valid columns.
 
-        value_a = −Σ_{b valid} log σ( y_ab (scale · rows_a · columns_b + bias) ),     y = 1 for positives, −1 otherwise
+        value_a = −Σ_{b valid} log σ( y_ab (scale · cosine_ab + bias) ),     y = 1 for positives, −1 otherwise
 
     Reference: Zhai et al. 2023, arXiv 2303.15343, algorithm 1.
     """
-    scores = scale * _cosines(rows, columns) + bias
+    scores = scale * cosine + bias
     losses = -jax.nn.log_sigmoid(jnp.where(positive, scores, -scores))
     return jnp.where(column_valid[None], losses, 0.0).sum(axis=1)
-
-
-def _cosines(rows: Float[Array, "A E"], columns: Float[Array, "B E"]) -> Float[Array, "A B"]:
-    return jnp.einsum(
-        "AE,BE->AB", rows, columns, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
