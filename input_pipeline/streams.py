@@ -4,14 +4,14 @@ A stream is a weighted mixture of sources, read in an order that is a function o
 that step's rows, whatever was read before, by however many threads. So resuming is starting at a step. Each source is
 shuffled anew in every epoch; from the start to any row, each source has its share to within a few rows.
 
-Each process of a job reads its own stretch of a step's rows: together they are the same rows, in the same order,
-however many processes there are.
+Each process of a job reads the rows of a step that its devices hold: together they are the same rows, in the same
+order, however many processes there are.
 """
 
 import math
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,7 +161,7 @@ class Batches:
     """The rows of a stream, so many at a time: batch n is the same whenever, and by whichever thread, it is read."""
 
     def __init__(
-        self, draw: Callable[[int], Drawn], numbers: range, rows: int, recipe: Recipe, mine: range | None = None
+        self, draw: Callable[[int], Drawn], numbers: range, rows: int, recipe: Recipe, mine: Sequence[int] | None = None
     ):
         """Args: which record a row's number stands for; the numbers of all rows; how many are a batch; the recipe; the
         rows of a batch that are this process's, None: all."""
@@ -174,16 +174,15 @@ class Batches:
     def __getitem__(self, step: int, /) -> Loaded:
         if not 0 <= step < len(self):
             raise IndexError(f"batch {step} of {len(self)}")
-        numbers = self.numbers[step * self.rows : (step + 1) * self.rows][self.mine.start : self.mine.stop]
+        batch = self.numbers[step * self.rows : (step + 1) * self.rows]
+        numbers = [batch[row] for row in self.mine if row < len(batch)]
         parts = (numbers[first : first + TOGETHER] for first in range(0, len(numbers), TOGETHER))
-        return self.recipe.collate(
-            (row for part in parts for row in self._make_rows(part)), self.mine.stop - self.mine.start
-        )
+        return self.recipe.collate((row for part in parts for row in self._make_rows(part)), len(self.mine))
 
     def __iter__(self) -> Iterator[Loaded]:
         return (self[step] for step in range(len(self)))
 
-    def _make_rows(self, numbers: range) -> list[Row]:
+    def _make_rows(self, numbers: list[int]) -> list[Row]:
         """Draws, reads, decodes and tokenizes, each for all rows before the next.
 
         Between two decodings all else takes two to five times as long: a decoder leaves nothing of it in the caches.
@@ -218,8 +217,7 @@ def training_stream(
     *,
     rows: int,
     seed: int,
-    process: int = 0,
-    of: int = 1,
+    mine: Sequence[int] | None = None,
 ) -> Batches:
     """An endless stream: `stream[step]` is the `Loaded` batch of that step.
 
@@ -229,15 +227,13 @@ def training_stream(
       recipe: how examples become rows.
       rows: B over all processes.
       seed: of order and choice.
-      process, of: this process's index among how many.
+      mine: the rows of a step that are this process's, in order; None: all.
 
     Raises:
-      ConfigError: a weight that is not positive, or rows that do not divide among the processes.
+      ConfigError: a weight that is not positive.
     """
     if not all(weights[name] > 0 for name in sources):
         raise ConfigError(f"the mixture {dict(weights)} has a weight that is not above 0: leave that source out.")
-    if rows % of:
-        raise ConfigError(f"{rows} rows do not divide among {of} processes: write a multiple of {of}.")
     mixture, parts, orders = Mixture([weights[name] for name in sources]), [], []
     for number, (name, source) in enumerate(sources.items()):
         own = seed + 1000 * number
@@ -249,8 +245,7 @@ def training_stream(
         part = parts[which]
         return part.draw(shuffled(place, len(part.source), orders[which]), place)
 
-    own = rows // of
-    return Batches(draw, range(sys.maxsize), rows, recipe, range(process * own, (process + 1) * own))
+    return Batches(draw, range(sys.maxsize), rows, recipe, mine)
 
 
 def evaluation_stream(name: str, source: Source, recipe: Recipe, *, rows: int, examples: int | None = None) -> Batches:

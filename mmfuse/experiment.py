@@ -33,7 +33,7 @@ from mmfuse.training.metrics import MetricWriter
 from mmfuse.training.optimizer import keep_part, make_optimizer
 from mmfuse.training.processes import first_decides
 from mmfuse.training.rules import named_leaves
-from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, replicated
+from mmfuse.training.sharding import batch_sharding, batch_shards, make_mesh, replicated, rows_of
 from mmfuse.training.state import StateMaker, TrainState
 from mmfuse.training.step import check_pieces, make_step
 from mmfuse.training.workdir import FREE, MEASURED_ON, alone, check_claimed, claim
@@ -101,8 +101,7 @@ class Experiment:
                 build_data.make_recipe(stream, self.tokenizer),
                 rows=stream.rows,
                 seed=self.config.seed + 1_000_000 * number,
-                process=jax.process_index(),
-                of=jax.process_count(),
+                mine=rows_of(self.mesh.local_devices, self.mesh, stream.rows),
             )
         return made
 

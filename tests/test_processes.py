@@ -17,11 +17,16 @@ from tests.running import finish, metrics, start, wait_for_step
 pytestmark = pytest.mark.processes
 
 
-def start_two(workdir, *flags, config, own=("", "")):
-    """Two processes of one run, each with a flag of its own."""
+def address():
+    """Where two processes may find each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        shared = f"--coordinator=localhost:{free.getsockname()[1]}", "--processes=2", "--cpu_devices=2"
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def start_two(workdir, *flags, config, own=("", "")):
+    """Two processes of one run, each with a flag of its own."""
+    shared = f"--coordinator={address()}", "--processes=2", "--cpu_devices=2"
     each = [[f"--process={index}", *filter(None, [flag])] for index, flag in enumerate(own)]
     return [start(workdir, *flags, *shared, *mine, config=config) for mine in each]
 
@@ -84,6 +89,34 @@ def finish_by_two(workdir, seen, *flags, config):
     outputs = [process.communicate(timeout=200)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert json.loads(written[1].read_text()) == pytest.approx(before, rel=1e-4) and written[2].exists()
+
+
+ROWS = """
+import sys
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from mmfuse.training.processes import first_decides, join
+from mmfuse.training.sharding import AXES, place, replicated, rows_of
+
+jax.config.update("jax_num_cpu_devices", 2)
+join(sys.argv[1], 2, int(sys.argv[2]))
+rows = np.arange(24).reshape(8, 3)
+for order, shape in (((0, 1, 2, 3), (4, 1, 1)), ((0, 2, 1, 3), (2, 2, 1)), ((0, 1, 2, 3), (1, 1, 4))):
+    mesh = Mesh(np.array(jax.devices())[list(order)].reshape(shape), AXES)
+    placed = place(rows[rows_of(mesh.local_devices, mesh, 8)], mesh)
+    np.testing.assert_array_equal(jax.jit(lambda x: x, out_shardings=replicated(mesh))(placed), rows)
+assert first_decides(sys.argv[2] == "0") and not first_decides(sys.argv[2] == "1")
+"""
+
+
+def test_two_processes_hold_the_rows_of_one_batch_and_decide_alike():
+    """Devices in order, dealt out in turn, and with one shard of a batch on all of them."""
+    command = [sys.executable, "-c", ROWS, address()]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen([*command, number], **pipes) for number in "01"]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
 
 
 FAULTS = """

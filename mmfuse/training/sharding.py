@@ -5,7 +5,7 @@ rules; what an optimizer keeps for a parameter lies where the parameter lies, si
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -58,8 +58,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def rows_of(devices: Iterable[jax.Device], mesh: Mesh, rows: int) -> list[int]:
+    """Which rows of a batch lie on these devices, in order: a process's may stand anywhere in the mesh."""
+    held = batch_sharding(mesh).devices_indices_map((rows,))
+    return sorted({row for device in devices for row in range(rows)[held[device][0]]})
+
+
 def place(batch: Any, mesh: Mesh) -> Any:
-    """Puts host-local rows onto the devices of the mesh; together the processes' rows are the global batch."""
+    """Puts a process's rows, those of `rows_of`, onto its devices; together the processes' rows are the batch."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch)
 

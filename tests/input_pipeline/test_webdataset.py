@@ -108,9 +108,8 @@ def test_a_process_reads_the_bytes_of_its_own_rows_alone(shards, read, tokenizer
     rows = []
     for process in range(5):
         read.clear()
-        stream = training_stream(
-            {"it": Webdataset(pattern)}, {"it": 1.0}, recipe, rows=10, seed=0, process=process, of=5
-        )
+        mine = range(2 * process, 2 * process + 2)
+        stream = training_stream({"it": Webdataset(pattern)}, {"it": 1.0}, recipe, rows=10, seed=0, mine=mine)
         assert not read
         own = [int(row) for row in stream[0].batch.origin[:, 1]]
         names = ["000.tar"] * 5 + ["001.tar"] * 2 + ["002.tar"] * 3

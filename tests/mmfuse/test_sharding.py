@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from mmfuse.training.sharding import batch_shards, make_mesh, place, shard_by_rules
+from mmfuse.training.sharding import AXES, batch_shards, make_mesh, place, rows_of, shard_by_rules
 from mmfuse.types import ConfigError
 
 
@@ -74,3 +74,20 @@ def test_place_splits_the_rows_over_both_data_axes_in_order():
     np.testing.assert_array_equal(np.asarray(placed), rows)
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
     assert isinstance(placed, jax.Array)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "hosts", "expected"),
+    [
+        ((2, 2, 2), (0, 1, 2, 3, 4, 5, 6, 7), 2, ([0, 1, 2, 3], [4, 5, 6, 7])),
+        ((2, 1, 4), (0, 1, 2, 3, 4, 5, 6, 7), 4, ([0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7])),
+        ((8, 1, 1), (0, 2, 4, 6, 1, 3, 5, 7), 2, ([0, 1, 4, 5], [2, 3, 6, 7])),
+        ((1, 1, 8), (7, 6, 5, 4, 3, 2, 1, 0), 2, ([0, 1, 2, 3, 4, 5, 6, 7],) * 2),
+    ],
+    ids=["each has its own", "tensor spans two", "dealt out in turn", "all have all"],
+)
+def test_the_rows_of_a_host_are_those_that_its_devices_hold(shape, order, hosts, expected):
+    """Hosts have the devices of the machine in turn, which the mesh has in an order of its own."""
+    devices = np.array(jax.devices())
+    mesh = Mesh(devices[list(order)].reshape(shape), AXES)
+    assert [rows_of(its, mesh, 8) for its in devices.reshape(hosts, -1)] == list(expected)
