@@ -26,7 +26,7 @@ from mmfuse.analysis.report import report_path, reported_step
 from mmfuse.describe import describe_batches, describe_cost, describe_state
 from mmfuse.evaluation import Evaluation
 from mmfuse.objectives.cost import count_flops
-from mmfuse.phases import phases_of
+from mmfuse.phases import first_steps, phases_of
 from mmfuse.training.checkpoint import Checkpointer
 from mmfuse.training.loop import Program, Run, train
 from mmfuse.training.metrics import MetricWriter
@@ -228,10 +228,10 @@ class Experiment:
         print(describe_cost(self.traced_step.lower().compile(), self.flops, self.mesh))
 
     def _train(self, checkpointer, writer) -> TrainState:
-        program = self._programs()
-        # the compiler works beside what makes or restores the state
+        program, firsts = self._programs(), first_steps(self.config, checkpointer.latest_step() or 0)
+        # the compiler works beside what makes or restores the state; what it cannot compile is known before any step
         with ThreadPoolExecutor(1) as beside:
-            compiling = beside.submit(program, (checkpointer.latest_step() or 0) + 1)
+            compiling = beside.submit(lambda: [program(step) for step in firsts])
             state, tally = self._resume(checkpointer, writer)
             writer.rewind(int(state.step))
             compiling.result()
@@ -241,7 +241,7 @@ class Experiment:
         return train(run, state, tally, steps=self.config.train.steps, **often, **self.config.loader)[0]
 
     def _programs(self) -> Callable[[int], Program]:
-        """The program of each step, compiled when it is first asked for: a router's capacities may fall over time."""
+        """The program of each step: those of a phase have one, compiled when it is first asked for."""
         phases = [*phases_of(self.config)]
 
         @functools.cache

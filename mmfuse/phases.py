@@ -29,6 +29,12 @@ def phases_of(config: ConfigDict) -> Iterator[Phase]:
     yield Phase(math.inf, config)
 
 
+def first_steps(config: ConfigDict, done: int) -> list[int]:
+    """The next step after those that are done, and where each later phase of the run begins."""
+    begins = {done + 1, *(phase.last + 1 for phase in phases_of(config))}
+    return sorted(int(step) for step in begins if done < step <= config.train.steps)
+
+
 def _with_all_read(config: ConfigDict) -> ConfigDict:
     """The config with a capacity that holds every example, and gates that learn what being open is worth."""
     whole = _with_capacity(config, 1.0)

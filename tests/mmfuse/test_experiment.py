@@ -1,15 +1,20 @@
-"""Does a run know its data again?"""
+"""What is done before the first step: a run knows its data again, and compiles all its programs."""
 
 import json
 import os
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from input_pipeline.prepare.shards import write_shards
 from input_pipeline.sources.digits import Digits
 from mmfuse.experiment import Experiment
+from mmfuse.training.state import TrainState
 from mmfuse.types import CheckpointError
-from tests import small
+from tests import small, small_routed
+
+STATE = TrainState({}, {}, {}, {}, 3, 0)
 
 
 def test_a_run_does_not_go_on_with_other_tars_that_have_as_many_records(tmp_path):
@@ -23,3 +28,30 @@ def test_a_run_does_not_go_on_with_other_tars_that_have_as_many_records(tmp_path
     tars[0].rename(tmp_path / "tars" / "00007.tar")
     with pytest.raises(CheckpointError, match=r"differs in 1 fields:\n  found\.files\.tars: "):
         Experiment(config, tmp_path / "run")._claim()
+
+
+def test_all_phases_ahead_are_compiled_before_the_first_step(monkeypatch, tmp_path):
+    config = small_routed.get_config("nothing")
+    with config.unlocked():
+        config.model.router.update(dense_steps=3, falling=((5, 0.8),))
+    compiled = []
+
+    class Traced:
+        def __init__(self, experiment):
+            self.capacity = experiment.config.model.router.capacity.image
+
+        def lower(self):
+            return self
+
+        def compile(self):
+            compiled.append(self.capacity)
+            if self.capacity == 0.5:
+                raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Experiment, "traced_step", property(Traced))
+    monkeypatch.setattr(Experiment, "flops", 0.0)
+    monkeypatch.setattr(Experiment, "_resume", lambda *_: (STATE, Counter()))
+    checkpointer = SimpleNamespace(latest_step=lambda: STATE.step)
+    with pytest.raises(RuntimeError, match="out of memory"):  # and not that there is nothing to train with
+        Experiment(config, tmp_path)._train(checkpointer, SimpleNamespace(rewind=lambda step: None))
+    assert compiled == [0.8, 0.5]

@@ -1,6 +1,6 @@
 """Each step of a run has one phase, whose capacities are what the config says of that step."""
 
-from mmfuse.phases import phases_of
+from mmfuse.phases import first_steps, phases_of
 from tests import small, small_routed
 
 CAPACITY = {"image": 0.5, "audio": 0.75, "source": 0.5}
@@ -22,6 +22,16 @@ def test_capacities_fall_from_all_to_what_is_asked_for():
     assert phase_at(config, 10) is config
 
 
+def test_phases_ahead_begin_within_the_run():
+    config = small_routed.get_config()
+    with config.unlocked():
+        config.model.router.update(dense_steps=3, falling=((5, 0.8), (30, 0.6)))
+        config.train.steps = 12
+    expected = {0: [1, 4, 6], 2: [3, 4, 6], 3: [4, 6], 4: [5, 6], 11: [12], 12: []}
+    assert {done: first_steps(config, done) for done in expected} == expected
+
+
 def test_who_has_no_router_has_one_phase():
     config = small.get_config()
     assert [phase.config for phase in phases_of(config)] == [config]
+    assert first_steps(config, 0) == [1]
