@@ -275,7 +275,8 @@ class Experiment:
             return self.begin(), Counter()
         state, position = checkpointer.restore(self.abstract_state)
         LOGGER.info("going on from step %d of %s", int(state.step), self.workdir)
-        return state, Counter(position["tally"])
+        # it is that of the first process: the others judge the records that they read from now on
+        return state, Counter(position["tally"] if jax.process_index() == 0 else {})
 
 
 def _optimizer(config, params) -> optax.GradientTransformationExtraArgs:

@@ -1,4 +1,4 @@
-"""What is done before the first step: a run knows its data again, and compiles all its programs."""
+"""A run knows its data again, compiles all its programs before the first step, and goes on from its own tally."""
 
 import json
 import os
@@ -55,3 +55,12 @@ def test_all_phases_ahead_are_compiled_before_the_first_step(monkeypatch, tmp_pa
     with pytest.raises(RuntimeError, match="out of memory"):  # and not that there is nothing to train with
         Experiment(config, tmp_path)._train(checkpointer, SimpleNamespace(rewind=lambda step: None))
     assert compiled == [0.8, 0.5]
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_only_the_first_process_goes_on_from_the_tally_that_it_has_saved(monkeypatch, tmp_path, process):
+    tally = {"scenes/read": 8, "scenes/used": 7, "scenes/rejected/torn": 1}
+    checkpointer = SimpleNamespace(latest_step=lambda: 3, restore=lambda _: (STATE, {"step": 3, "tally": tally}))
+    experiment = SimpleNamespace(abstract_state=None, workdir=tmp_path)
+    monkeypatch.setattr("jax.process_index", lambda: process)
+    assert Experiment._resume(experiment, checkpointer, None) == (STATE, tally if process == 0 else {})
