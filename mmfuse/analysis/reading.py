@@ -29,8 +29,8 @@ class Reading(NamedTuple):
       heat: memory name → attention over its tokens: L fusion layers, then the rollout.
       tokens: memory name → what these tokens are.
       items: signal → how many of them an example has room for; their tokens follow one another.
-      extent: rows and columns of the grid of each example's first picture, or None. What of it is not read is padding
-        among the tokens, as is what is no part of it.
+      extent: rows and columns of the grid of each example's first picture, or None. Tokens of it that are not read are
+        padding, as are those beyond it.
       spectrogram: of the sounds, or None.
       decided: modality → whether it takes part, and how likely that was, where it has a gate.
     """

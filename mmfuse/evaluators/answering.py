@@ -37,8 +37,8 @@ class Answering(Writing):
 
         `accuracy`, `accuracy_blind`, `accuracy_majority` and `accuracy_chance` are over all questions; with `/{type}`
         over those of a type; where what is read was spoiled there are `accuracy/clean` and `accuracy/{kind}/{level}`,
-        too. With `question_only` there are `accuracy_question_only` and `accuracy_no_evidence`, and `accuracy_blind` is the
-        higher of the two. An answer's probability, by which calibration is measured, is that of all its tokens.
+        too. With `question_only` there are `accuracy_question_only` and `accuracy_no_evidence`, and `accuracy_blind` is
+        the higher of the two. An answer's probability, by which calibration is measured, is that of all its tokens.
         """
         found = list(self.written(state, Question))
         self.results = [{"question_id": _id(written), "answer": one_spaced(written.text)} for written in found]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from mmfuse.inference.generate import Reading, read_prompt, read_token
 from mmfuse.inference.logits import Rule, Written, apply_rules
@@ -103,7 +103,7 @@ def beam_search(
 
     end = jax.lax.while_loop(unfinished, extend, start)
     unended = end.open._replace(score=_score(end.open.score, end.place, length_penalty))
-    ids, log_prob, score = _best(best, end.ended, unended)
+    (ids, log_prob, score), _ = _best(best, end.ended, unended)
     there = (score > -jnp.inf)[..., None]
     found = jnp.where(there, ids, PAD), jnp.where(there, log_prob, 0), score
     return Found(*(array.reshape(*prompt.ids.shape[:2], *array.shape[1:]) for array in found))
@@ -136,37 +136,32 @@ def _extend(state, rules, length_penalty):
     left = apply_rules(rules, writable, Written(state.open.ids.reshape(-1, tokens), state.place))
     # where a rule left nothing, the softmax is not a number
     gain = jnp.where(left > -jnp.inf, jax.nn.log_softmax(left), -jnp.inf).reshape(texts, beams, -1)
-    log_prob = jax.nn.log_softmax(state.reading.logits).reshape(gain.shape)
-    total = state.open.score[..., None] + gain
-    score, index = jax.lax.top_k(total.at[..., EOS].set(-jnp.inf).reshape(texts, -1), beams)
+    total, log_prob = state.open.score[..., None] + gain, jax.nn.log_softmax(state.reading.logits)
+    score, index = jax.lax.top_k(total.reshape(texts, -1), 2 * beams)  # of which W end at most
     beam, token = jnp.divmod(index, gain.shape[-1])
-
-    def follow(array):
-        return jnp.take_along_axis(array, beam[..., None], axis=1)
-
     likely = jnp.take_along_axis(log_prob.reshape(texts, -1), index, axis=1)
     longer = _Hypotheses(
-        follow(state.open.ids).at[:, :, state.place].set(token),
-        follow(state.open.log_prob).at[:, :, state.place].set(likely),
+        _follow(state.open.ids, beam).at[:, :, state.place].set(token),
+        _follow(state.open.log_prob, beam).at[:, :, state.place].set(likely),
         score,
     )
-    end = total[..., EOS]
-    least = jax.lax.top_k(jnp.concatenate([end, score], axis=1), beams)[0][:, -1:]
-    ended = _Hypotheses(
-        state.open.ids.at[:, :, state.place].set(EOS),
-        state.open.log_prob.at[:, :, state.place].set(log_prob[..., EOS]),
-        _score(jnp.where(end >= least, end, -jnp.inf), state.place + 1, length_penalty),
-    )
-    best = _best(state.ended.score.shape[1], state.ended, ended)
-    return beam, token, _Search(longer, best, state.place + 1, state.reading)
+    ends, among_best = token == EOS, jnp.arange(2 * beams)[None] < beams
+    ended = _score(jnp.where(ends & among_best, score, -jnp.inf), state.place + 1, length_penalty)
+    going_on, kept = _best(beams, longer._replace(score=jnp.where(ends, -jnp.inf, score)))
+    best, _ = _best(state.ended.score.shape[1], state.ended, longer._replace(score=ended))
+    beam, token = (_follow(array, kept) for array in (beam, token))
+    return beam, token, _Search(going_on, best, state.place + 1, state.reading)
 
 
 def _best(number, *parts):
-    """The best hypotheses of several parts; of equal ones the first."""
-    every = _Hypotheses(*(jnp.concatenate(arrays, axis=1) for arrays in zip(*parts)))
-    score, index = jax.lax.top_k(every.score, number)
-    ids, log_prob = (jnp.take_along_axis(array, index[..., None], axis=1) for array in every[:2])
-    return _Hypotheses(ids, log_prob, score)
+    """The best hypotheses of several parts, of equal ones the first; and where they stood."""
+    ids, log_prob, score = (jnp.concatenate(arrays, axis=1) for arrays in zip(*parts))
+    score, place = jax.lax.top_k(score, number)
+    return _Hypotheses(_follow(ids, place), _follow(log_prob, place), score), place
+
+
+def _follow(array, place):
+    return jnp.take_along_axis(array, place.reshape(*place.shape, *(1,) * (array.ndim - 2)), axis=1)
 
 
 def _open(state, tokens, length_penalty):

@@ -83,7 +83,7 @@ def table(parts, encode, batch):
 
 
 def gains(logs, text, least):
-    """What the next token adds to a score: its log-probability, where no text has PAD or ends before its least length."""
+    """What the next token adds to a score: its log-probability, where PAD is none, nor EOS before the least length."""
     logs = np.array(logs[text])
     logs[[PAD, EOS] if len(text) < least else PAD] = -np.inf
     return logs - np.log(np.exp(logs).sum())

@@ -35,10 +35,9 @@ def test_the_first_item_is_shown_and_no_class_token(name):
 
 def test_each_picture_has_its_own_grid():
     places = 17
-    position, segment = np.zeros((2, places, 2)), np.zeros((2, places), int)
+    position, segment = np.full((2, places, 2), 7.0), np.zeros((2, places), int)  # padding stands beyond the picture
     for row, (rows, columns) in enumerate([(4, 4), (3, 5)]):
         position[row, : rows * columns], segment[row, : rows * columns] = grid(rows, columns), 1
-    position[1, 15:] = 7  # padding stands anywhere
     heat = np.random.default_rng(1).random(places)
     read = reading("image", position, segment, extent=np.array([[4, 4], [3, 5]]))
     np.testing.assert_array_equal(read.upright("image", 0, heat), heat[:16].reshape(4, 4))

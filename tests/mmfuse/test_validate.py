@@ -120,7 +120,7 @@ WRONG = [
     ),
     (
         {"evaluators.vqa.stream.text.prompt.take": "captions"},
-        "vqa.stream.text.prompt takes 'captions', which 'answering' cannot use: take one of questions, whole_captions_and",
+        "vqa.stream.text.prompt takes 'captions', which 'answering' cannot use: take one of questions, whole_captions_",
     ),
     (
         {"evaluators.caption.stream.text.prompt.take": "questions"},
