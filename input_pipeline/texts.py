@@ -143,7 +143,9 @@ def choose(example: Example, spec: TextSpec, rng: np.random.Generator) -> list[P
     if spec.languages:
         pieces = [piece for piece in pieces if isinstance(piece, Question) or piece.language in spec.languages]
         reason += " in these languages"
-    if not pieces and not spec.optional:
+    if not pieces and spec.optional:
+        return []
+    if not pieces:
         raise BadRecord(reason)
     return BALANCES[spec.balance](pieces, rng)[: spec.number * spec.packed]
 

@@ -333,7 +333,8 @@ def test_what_cannot_be_is_refused(tokenizer, two_sources, changes, message):
         stream(two_sources, tokenizer=tokenizer, **changes)
 
 
-def test_an_example_without_a_text_is_used_for_what_else_it_has(tokenizer):
+@pytest.mark.parametrize("balance", texts.BALANCES)
+def test_an_example_without_a_text_is_used_for_what_else_it_has(tokenizer, balance):
     records = {
         1: lambda example: example._replace(captions=()),
         3: lambda example: example._replace(signals={}),
@@ -341,7 +342,8 @@ def test_an_example_without_a_text_is_used_for_what_else_it_has(tokenizer):
     }
 
     def read(optional):
-        recipe = Recipe({"image": (5, 7)}, {"caption": TextSpec("captions", 2, 11, optional=optional)}, tokenizer)
+        spec = TextSpec("captions", 2, 11, balance=balance, optional=optional)
+        recipe = Recipe({"image": (5, 7)}, {"caption": spec}, tokenizer)
         return evaluation_stream("e", Numbered(5, records), recipe, rows=5)[0]
 
     loaded = read(True)
