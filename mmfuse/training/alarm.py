@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from mmfuse.routing.instruments import has_collapsed
 
@@ -16,13 +17,13 @@ class CollapseAlarm:
     def __init__(self):
         self.collapsed: Counter[str] = Counter()  # gate → steps in a row
 
-    def watch(self, step: int, metrics: Mapping[str, float]) -> None:
+    def watch(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Looks at the metrics of one step, of which `{stream}/{site}/varied/{modality}` and `…/wanted/…` are its."""
         for name, varied in metrics.items():
             match name.split("/"):
                 case stream, site, "varied", modality:
-                    gate, share = f"{stream}/{site}/{modality}", metrics[f"{stream}/{site}/wanted/{modality}"]
-                    self.collapsed[gate] = self.collapsed[gate] + 1 if has_collapsed(share, varied) else 0
+                    gate, share = f"{stream}/{site}/{modality}", float(metrics[f"{stream}/{site}/wanted/{modality}"])
+                    self.collapsed[gate] = self.collapsed[gate] + 1 if has_collapsed(share, float(varied)) else 0
                     if self.collapsed[gate] == PATIENCE:
                         text = (
                             "step %d: the gate %s has collapsed: it would open for %.1f%%, deviation %.3f, %d steps on"

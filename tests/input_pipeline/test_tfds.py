@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.features.feature import TensorInfo
 
 from input_pipeline.prepare.shards import encode_image
+from input_pipeline.sources.contract import concept_of
 from input_pipeline.sources.tfds import Tfds
 from mmfuse.types import Caption, DataError, Example, Rejected
 
@@ -105,7 +106,8 @@ def test_labels_are_read_as_their_names(prepared):
     source = read(prepared, caption="label", concept="label")
     assert [source[index].captions for index in (0, 1)] == [(Caption("polar bear"),), (Caption("cat"),)]
     assert (source[0].concept, source[1].concept) == ("polar bear", "cat")
-    assert source[6].captions == () and source[6].concept == source[6].key  # a label that is not known
+    # of a label that is not known the image says what is shown
+    assert source[6].captions == () and source[6].concept == concept_of(None, source[6].signals, "")
     assert [caption.text for caption in read(prepared, caption="tags")[2].captions] == ["cat", "polar bear"]
 
 

@@ -104,7 +104,8 @@ def test_a_limit_is_spread(tmp_path, capsys):
     shards = write_tar(tmp_path / "x.tar", [(f"{n}.txt", b"x" * (n + 1)) for n in range(7)])
     stats = measure_source(Webdataset(shards), 3)
     assert stats["records"] == {"all": 7, "read": 3, "used": 3}
-    assert stats["numbers"]["caption characters"] == {"count": 3, "min": 1, "median": 3, "max": 5}
+    lengths = stats["numbers"]["caption characters"]  # one of the first two records, of the next two, of the last three
+    assert lengths["count"] == 3 and lengths["min"] <= 2 < lengths["median"] <= 4 < lengths["max"]
     assert measure_source(Webdataset(shards), 100)["records"]["read"] == 7
     with pytest.raises(SystemExit):
         main(["stats", "--shards", shards, "--limit=0"])
