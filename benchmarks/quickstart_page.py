@@ -72,11 +72,11 @@ not in `results/`:
 * **Weights of the losses.** The contrastive loss is content with colours and numbers, and holds the tower to them:
   without it, 500 steps told 38 % of the shapes, with a weight of 0.25 it was 30 %, with 1 it was 25 %. Matching did not
   suffer from the smaller weight.
-* **Muon** for kernels, in place of Adam: with five times the rate 500 steps brought the loss of writing to 0.75, with ten
-  times to 0.81; with five times for the towers and twice for the decoder to 0.74.
-* **Half the width**, 64 in place of 128: twice the steps in the same minutes; after five minutes the loss of writing was
-  0.70 in place of 0.74. Before Muon, half the width and captions searched with three beams, the same minutes reached
-  0.75 and 0.72 of the counterparts, answers of 0.51 and an attribute F1 of 0.34: lines of `results/`.
+* **Muon** for kernels, in place of Adam: with five times the rate 500 steps brought the loss of writing to 0.75, with
+  ten times to 0.81; with five times for the towers and twice for the decoder to 0.74.
+* **Half the width**, 64 in place of 128: twice the steps in the same minutes; after five minutes the loss of writing
+  was 0.70 in place of 0.74. Before Muon, half the width and captions searched with three beams, the same minutes
+  reached 0.75 and 0.72 of the counterparts, answers of 0.51 and an attribute F1 of 0.34: lines of `results/`.
 * **Learning rates.** Since the norms are over positions, 2e-3 learns faster than 1e-3 and than 3e-3. Token embeddings
   of the captions' side take ten times as much, the gates of the fusion twenty times.
 * **All captions of a scene as targets** (five minutes of an earlier design), those too that name one object or two:
@@ -94,8 +94,9 @@ Colours come first, then sizes and shapes; stripes and dots are not told in thes
 .venv/bin/python main.py --config=configs/scenes.py --workdir=runs/scenes
 ```
 
-is the recipe before Muon, 128 wide, for 10,000 steps on scenes that are seen and heard. A step takes 0.55 s on two idle
-cores, the whole an hour and a half; the run below shared its cores with other work. It can be stopped and given again at any moment.
+is the recipe before Muon, 128 wide, for 10,000 steps on scenes that are seen and heard. A step takes 0.55 s on two
+idle cores, the whole an hour and a half; the run below shared its cores with other work. It can be stopped and given
+again at any moment.
 
 {scenes}
 
