@@ -20,7 +20,8 @@ class Captioning(Writing):
     """Scores of generated captions over a stream.
 
     The role `prompt` holds a caption whose language is to be written, and `target` the true captions: as many as the
-    stream takes of them, so let its `number` be no smaller than the captions of an example.
+    stream takes of them, so let its `number` be no smaller than the captions of an example. An example of which there
+    is nothing to see, to hear or to read is not described.
     """
 
     def __call__(self, state: TrainState) -> dict[str, float]:
@@ -29,7 +30,7 @@ class Captioning(Writing):
         The scores are `cider`, 0 … 10; `bleu_4`, 0 … 1; of scenes `attribute_f1`, `attribute_precision` and
         `attribute_recall`, 0 … 1; all of them with `_blind`, and with `/{language}` where there are several.
         """
-        found = list(self.written(state, Caption))
+        found = [written for written in self.written(state, Caption) if written.seen]
         self.results = [{"image_id": written.example.key, "caption": written.text} for written in found]
         numbers = {"candidates": float(len(found)), "rejected": float(len(self.sweep.rejected))}
         if not found:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Bool
 
 from input_pipeline.texts import Piece
 from input_pipeline.tokenizers import Tokenizer
@@ -18,7 +20,7 @@ from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.inference.decoding import make_decoding, write_texts
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.training.state import TrainState
-from mmfuse.types import Example
+from mmfuse.types import Batch, Example
 
 
 class Written(NamedTuple):
@@ -31,6 +33,7 @@ class Written(NamedTuple):
       text: what it wrote.
       log_probability: of that text, over the evidence.
       blind: what it wrote without evidence.
+      seen: whether there was any evidence: a signal, or a text to read.
     """
 
     example: Example
@@ -39,6 +42,7 @@ class Written(NamedTuple):
     text: str
     log_probability: float
     blind: str
+    seen: bool
 
 
 class Writing:
@@ -79,6 +83,7 @@ class Writing:
     def written(self, state: TrainState, kind: type[Piece]) -> Iterator[Written]:
         """Yields what the model wrote for each prompt of this kind."""
         for loaded, ((ids, blind), (log_prob, _)) in self.sweep(state):
+            seen = _has_evidence(loaded.batch)
             for row, (example, pieces) in enumerate(zip(loaded.examples, loaded.pieces)):
                 for place, prompt in enumerate(pieces.get("prompt", ())):
                     if not isinstance(prompt, kind):
@@ -91,4 +96,10 @@ class Writing:
                         self.tokenizer.decode(ids[row, place]),
                         float(log_prob[row, place].sum()),
                         self.tokenizer.decode(blind[row, place]),
+                        bool(seen[row]),
                     )
+
+
+def _has_evidence(batch: Batch) -> Bool[np.ndarray, "B"]:
+    there = [batch.present(name) for name in (*batch.signals, "source") if name in batch.signals or name in batch.text]
+    return np.concatenate([np.zeros((len(batch.valid), 1), bool), *there], axis=1).any(axis=1)

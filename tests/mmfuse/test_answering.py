@@ -15,7 +15,7 @@ from mmfuse.evaluators.question_only import QuestionOnly
 from mmfuse.evaluators.writing import Writing
 from mmfuse.training.sharding import make_mesh
 from mmfuse.training.state import TrainState
-from mmfuse.types import Caption, Example, Question, Rejected
+from mmfuse.types import Batch, Caption, Example, Question, Rejected
 from tests import told
 
 PROMPT = "how many circles?"
@@ -188,7 +188,8 @@ def test_each_prompt_has_what_was_written_for_it(tokenizer):
     words = [np.array(tokenizer.encode(text)[:1]) for text in ("red", "two", "circle")]
     ids = np.stack([np.pad(one, (0, 4 - len(one))) for one in words])[None]
     pieces = {"prompt": (Question("q", "a", "count"), Caption("c"), Question("r", "b", "colour"))}
-    loaded = SimpleNamespace(examples=[Example("0", "0", {})], pieces=[pieces])
+    batch = Batch({}, {}, np.ones(1, bool), np.zeros(1, np.int32), np.zeros((1, 2), np.int32))
+    loaded = SimpleNamespace(examples=[Example("0", "0", {})], pieces=[pieces], batch=batch)
     log_prob = np.array([[[-1.0], [-2.0], [-3.0]]])
     writer = SimpleNamespace(tokenizer=tokenizer, sweep=lambda _: [(loaded, ((ids, ids[:, ::-1]), (log_prob, None)))])
     state = TrainState({}, {}, {}, {}, jnp.int32(0), jnp.int32(0))

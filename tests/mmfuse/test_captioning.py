@@ -75,6 +75,18 @@ def test_another_language(tokenizer, languages):
     assert found == scores(10 / 2, 0.5, candidates=2, rejected=0)
 
 
+def test_what_cannot_be_seen_is_not_described(tokenizer):
+    class Unseen(Described):
+        captions = ((Caption(WRITTEN),), (Caption(ELSE),), (Caption(ELSE),))
+
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            return example._replace(signals={}) if index == 1 else example
+
+    found = evaluate(Unseen(), tokenizer, "en", TextSpec("captions", 5, 40))
+    assert found == scores(10 / 2, 0.5, candidates=2, rejected=0)
+
+
 def test_without_captions_there_are_no_scores(tokenizer):
     class Silent(Described):
         captions = ((), None)
