@@ -101,5 +101,7 @@ class Writing:
 
 
 def _has_evidence(batch: Batch) -> Bool[np.ndarray, "B"]:
-    there = [batch.present(name) for name in (*batch.signals, "source") if name in batch.signals or name in batch.text]
-    return np.concatenate([np.zeros((len(batch.valid), 1), bool), *there], axis=1).any(axis=1)
+    there = np.zeros(len(batch.valid), bool)
+    for name in (*batch.signals, *batch.text.keys() & {"source"}):
+        there |= batch.present(name).any(axis=1)
+    return there
