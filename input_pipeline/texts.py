@@ -4,6 +4,7 @@ A role says what a text is for (see `mmfuse.types.Batch`), `take` says where it 
 
     role      sequence                              weight on
     source    BOS text EOS                          nothing
+    foil      BOS text EOS                          nothing
     caption   BOS text EOS                          nothing
     prompt    prompt BOS                            nothing
     target    prompt BOS answer EOS                 answer EOS
@@ -76,11 +77,12 @@ TAKES: Mapping[str, Callable[[Example], tuple[Piece, ...]]] = {
     "questions": lambda example: example.questions,
     "whole_captions_and_questions": lambda example: (*whole_captions(example), *example.questions),
     "description": lambda example: (Caption(example.description),) if example.description else (),
+    "foil": lambda example: (Caption(example.foil),) if example.foil else (),
 }
 IN_LANGUAGES = ("captions", "whole_captions", "first_captions")  # the takes whose texts all say their language
 ASKED = ("questions", "whole_captions_and_questions")  # the takes that hold questions
 CAPTIONED = (*IN_LANGUAGES, "whole_captions_and_questions")  # whose captions can be chosen by language
-ROLES = ("source", "caption", "prompt", "target")
+ROLES = ("source", "foil", "caption", "prompt", "target")
 LEAST_LENGTH = 3  # BOS, one token of text, EOS
 
 
@@ -166,7 +168,7 @@ def encode(piece: Piece, role: str, length: int, tokenizer: CaptionTokenizer) ->
     Raises:
       BadRecord: a text that cannot be used, or a prompt that leaves no room for an answer.
     """
-    if role in ("source", "caption"):
+    if role in ("source", "foil", "caption"):
         return _sequence(tokenizer.encode_whole(clean_text(piece.text), length), answered=0)
     assert isinstance(tokenizer, Tokenizer), "validated: what is written is in our own ids"
     prompt = prompt_of(piece)

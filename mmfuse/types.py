@@ -75,6 +75,7 @@ class Example(NamedTuple):
       signals: modality → encoded bytes, or an array: image (h w 3) uint8, audio (f) float32 at `AUDIO_RATE`.
         A modality that is not there is not in the mapping.
       captions, questions, description: the texts; the description is an input modality, not a caption.
+      foil: a text like the description, which is wrong in a detail: what it describes is not there.
       truth: ground truth, where the source knows it.
     """
 
@@ -84,6 +85,7 @@ class Example(NamedTuple):
     captions: tuple[Caption, ...] = ()
     questions: tuple[Question, ...] = ()
     description: str | None = None
+    foil: str | None = None
     truth: Mapping[str, Any] = {}
 
 
@@ -122,8 +124,9 @@ class Text(NamedTuple):
 class Batch(NamedTuple):
     """One stream's rows: host-local numpy from the input pipeline, global arrays inside a step.
 
-    `text` has the roles `source` (an input modality), `caption` (matched with signals), `prompt` (what generation
-    starts from) and `target` (prompt and answer in one sequence, with weight on the answer alone).
+    `text` has the roles `source` (an input modality), `foil` (like it, but wrong), `caption` (matched with signals),
+    `prompt` (what generation starts from) and `target` (prompt and answer in one sequence, with weight on the answer
+    alone).
     A hole, where a record was rejected, has `valid` false and every mask and weight zero.
     """
 

@@ -20,6 +20,7 @@ from mmfuse import build_data, build_goals
 from mmfuse.build_towers import lookup
 from mmfuse.evaluators.classification import check_classes
 from mmfuse.inference.decoding import make_decoding
+from mmfuse.objectives.matching import FOIL, FOILED
 from mmfuse.training.workdir import flatten
 from mmfuse.types import ConfigError
 from mmfuse.validate_model import check_compared, check_model, require
@@ -222,6 +223,12 @@ def _check_objectives(name, stream, config):
             check_compared(f"objectives.{objective}", settings.between, config.model.consensus.between)
             few = f"objectives.{objective}.mates is {settings.mates}, and {name} has {stream.rows} rows: write fewer."
             require(settings.mates < stream.rows, few)
+    matching = [goal for name in stream.objectives if (goal := config.objectives[name]).kind == "matching"]
+    require(
+        FOIL not in stream.text or any(FOILED in pair for goal in matching for pair in goal.between),
+        f"{name}.text.{FOIL} is a mate of what is matched with '{FOILED}', and no objective matches that: give "
+        "it one of the kind 'matching', or leave the text out.",
+    )
     if "target" in stream.text:
         require(
             any(memory in given for memory in config.model.single.memories),

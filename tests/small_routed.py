@@ -17,6 +17,7 @@ def get_config(heard: str = "audio"):
         del config.streams.pairs
         stream = config.streams.answers
         stream.rows, stream.text.source, stream.objectives.cost = 16, description, 0.1
+        stream.text.foil = {**description, "take": "foil"}
         # gaps are words, too, and leave less of the vocabulary for the others
         stream.text.target.length = 40
         config.objectives.cost = {"kind": "expected_cost"}

@@ -91,19 +91,23 @@ def _features(example: Example):
         "captions": features.Sequence({"text": text, "language": text, "whole": np.bool_}),
         "questions": features.Sequence({"question": text, "answer": text, "kind": text}),
         "description": text,
+        "foil": text,
         "image": features.Image(shape=(None, None, 3), encoding_format="png"),
         "audio": encoded,
     }
-    absent = {"image", "audio"} - example.signals.keys() | ({"description"} if example.description is None else set())
+    absent = {"image", "audio"} - example.signals.keys() | _unsaid(example)
     return features.FeaturesDict({field: feature for field, feature in fields.items() if field not in absent})
 
 
 def _encode(example: Example) -> dict[str, Any]:
-    record = format_annotations(example)
-    if example.description is None:
-        del record["description"]
+    record = {field: value for field, value in format_annotations(example).items() if field not in _unsaid(example)}
     if "image" in example.signals:
         record["image"] = io.BytesIO(encode_image(example.signals["image"], "png"))
     if "audio" in example.signals:
         record["audio"] = encode_flac(example.signals["audio"])
     return record
+
+
+def _unsaid(example):
+    """The texts that such records do not have."""
+    return {field for field in ("description", "foil") if getattr(example, field) is None}

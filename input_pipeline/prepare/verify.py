@@ -42,7 +42,7 @@ from mmfuse.types import ConfigError, DataError, Example, Rejected
 
 FORMAT = "mmfuse manifest 1"
 FIRST_KEYS = 10
-TEXTS = ("captions", "questions", "description")
+TEXTS = ("captions", "questions", "description", "foil")
 MAX_SECONDS = 60.0  # of one sound; more than a training bucket holds, little enough for any memory
 
 
@@ -155,8 +155,8 @@ def decode_record(example: Example) -> None:
     if "audio" in example.signals:
         decode_audio(example.signals["audio"], max_seconds=MAX_SECONDS)
     questions = [text for question in example.questions for text in (question.text, question.answer)]
-    description = [example.description] if example.description else []
-    for text in [*(caption.text for caption in example.captions), *questions, *description]:
+    described = filter(None, (example.description, example.foil))
+    for text in [*(caption.text for caption in example.captions), *questions, *described]:
         clean_text(text)
 
 

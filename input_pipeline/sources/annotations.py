@@ -1,4 +1,4 @@
-"""What do the texts of a record say: its captions, questions and description?
+"""What do the texts of a record say: its captions, questions, description and foil?
 
 A record's texts are a `txt` with one caption, a `json`, or both; or the cells of a row of a table. Of the json, or of
 the row, these fields are read, all optional:
@@ -9,6 +9,7 @@ the row, these fields are read, all optional:
     question, answer    one question with its answer
     questions     more questions: {"question": …, "answer": …, "kind": …}
     description   a text that is an input, not a caption
+    foil          a text like it, which is wrong in a detail
     concept       a text or whole number; records that share it show the same thing
 
 A blank caption is no caption; a question that is blank, or whose answer is, is no question. Every other field is left
@@ -36,6 +37,7 @@ class Annotations(NamedTuple):
     captions: tuple[Caption, ...] = ()
     questions: tuple[Question, ...] = ()
     description: str | None = None
+    foil: str | None = None
     concept: str | None = None
 
 
@@ -67,8 +69,8 @@ def parse_fields(fields: Mapping[str, Any]) -> Annotations:
     questions = [question for question in questions if question.text.strip() and question.answer.strip()]
     captions = [caption for caption in captions if caption.text.strip()]
     concept = _field(fields, "concept", str, int)
-    description = _field(fields, "description", str)
-    return Annotations(tuple(captions), tuple(questions), description, None if concept is None else str(concept))
+    description, foil = (_field(fields, name, str) for name in ("description", "foil"))
+    return Annotations(tuple(captions), tuple(questions), description, foil, None if concept is None else str(concept))
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def format_annotations(example: Example) -> dict[str, Any]:
         "captions": [{"text": text, "language": code, "whole": whole} for text, code, whole, _ in example.captions],
         "questions": [{"question": text, "answer": to, "kind": kind} for text, to, kind, _ in example.questions],
         "description": example.description,
+        "foil": example.foil,
         "concept": example.concept,
     }
 

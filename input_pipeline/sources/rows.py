@@ -5,7 +5,7 @@ A table comes from `jsonl.py`, `parquet.py` or `arrow.py`. A row is a mapping fr
     image, audio  encoded bytes; or {"bytes": …, "path": …}, as Hugging Face writes them; or a path from the folder;
                   empty, there is none
     concept       rows with the same text or number show the same thing; without it, those with the same image, or sound
-    caption, captions, language, question, answer, questions, description    texts, see `annotations.py`
+    caption, captions, language, question, answer, questions, description, foil    texts, see `annotations.py`
 
 A field is the column of the same name, unless `columns` names another one, or None: then the field is left out. Nothing
 is decoded here, and a path never leads out of the folder.
@@ -24,7 +24,7 @@ from input_pipeline.sources.files import MAX_FILE_BYTES, SIGNALS, file_state
 from input_pipeline.transforms import BadRecord
 from mmfuse.types import DataError, Example, Rejected
 
-TEXTS = ("caption", "captions", "language", "question", "answer", "questions", "description")
+TEXTS = ("caption", "captions", "language", "question", "answer", "questions", "description", "foil")
 FIELDS = (*SIGNALS, "concept", *TEXTS)
 
 
@@ -86,7 +86,7 @@ def read_row(fields: Mapping[str, Any], *, key: str, signals: Iterable[str], fol
     texts = parse_fields(fields)
     if not data and not any(texts[:3]):
         raise BadRecord("empty record")
-    return Example(key, concept_of(texts.concept, data, key), data, texts.captions, texts.questions, texts.description)
+    return Example(key, concept_of(texts.concept, data, key), data, *texts[:4])
 
 
 def read_file(folder: str, name: str) -> bytes:

@@ -87,9 +87,7 @@ class Webdataset:
         texts = parse_annotations(_read_file(tar, entry, "txt"), _read_file(tar, entry, "json"))
         if not signals and not any(texts[:3]):
             raise BadRecord("empty record")
-        return Example(
-            key, concept_of(texts.concept, signals, key), signals, texts.captions, texts.questions, texts.description
-        )
+        return Example(key, concept_of(texts.concept, signals, key), signals, *texts[:4])
 
 
 class _OpenTar(OpenFile):

@@ -26,7 +26,7 @@ from mmfuse.towers.vit import ViT
 from mmfuse.types import Batch, Text, Tokens
 
 TEXT_TOWER = "text"
-ENCODED_ROLES = ("source", "caption")
+ENCODED_ROLES = ("source", "foil", "caption")
 PREFIX = "prefix"  # the memory that says which modalities there are
 
 
@@ -43,8 +43,8 @@ class Multimodal(nnx.Module):
         consensus: Consensus | None = None,
         keep: Mapping[str, TokenSelection] | None = None,
     ):
-        """Args: `towers` by the name of their signal; `text` reads the roles `source` and `caption`. Of the memories
-        that `keep` names, the best tokens alone are read."""
+        """Args: `towers` by the name of their signal; `text` reads the roles `source`, `foil` and `caption`. Of the
+        memories that `keep` names, the best tokens alone are read."""
         self.towers = nnx.Dict(towers)
         self.dual = dual
         self.single = cast(SingleTower, single)  # whoever decodes has been validated to have one

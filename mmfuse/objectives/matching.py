@@ -2,8 +2,9 @@
 
 For each example and pair of modalities the second is also taken from other examples, drawn evenly. The heads of
 `routing/consensus.py` learn to tell real pairs from mixed ones, and the towers with them. Mates are not drawn by how
-much they look alike: what draws them would be learned, too, and give them away.
-Reference: image–text matching, ViLBERT, arXiv 1908.02265, section 3.2.
+much they look alike: what draws them would be learned, too, and give them away. Few of them are near misses; where a
+batch has the role `foil`, a description that is wrong in a detail, it is one more mate of what is paired with `source`.
+References: image–text matching, ViLBERT, arXiv 1908.02265, section 3.2; foils, NegCLIP, arXiv 2210.01936, section 4.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ from mmfuse.nn.losses.routing import mismatch_loss
 from mmfuse.objectives.objective import Terms, mean_over_pairs
 from mmfuse.types import Batch, Tokens
 
+FOIL, FOILED = "foil", "source"  # the role of what is wrong in a detail, and of what it is like
+
 
 class Matching:
     """Cross-entropy of telling real pairs from mixed ones, a mean over the pairs of modalities that are there.
 
-    Its metrics are the accuracy of each pair; real and mixed ones weigh the same in both.
+    Its metrics are the accuracy of each pair, and that of foils; real and mixed ones weigh the same in both.
     """
 
     def __init__(self, between: Sequence[tuple[str, str]], mates: int):
@@ -34,17 +37,31 @@ class Matching:
         values, weights, metrics = [], [], {}
         for index, (a, b) in enumerate(self.between):
             rows, columns = memory.agreement.tokens[a], memory.agreement.tokens[b]
-            there = [(side.segment > 0).any(axis=1) for side in (rows, columns)]
+            there = [_there(side) for side in (rows, columns)]
             allowed = there[0][:, None] & there[1][None] & (batch.concept[:, None] != batch.concept[None])
-            real, loss, right = memory.agreement.mismatch[a, b], 0.0, 0.0
-            for mate in draw_mates(jax.random.fold_in(key, index), allowed, self.mates).T:
-                mixed = model.consensus.mismatch((a, b), rows, Tokens(*(array[mate] for array in columns)))
-                loss += mismatch_loss(mixed, swapped=True) / self.mates
-                right += (mixed > 0).astype(jnp.float32) / self.mates
+            mates = draw_mates(jax.random.fold_in(key, index), allowed, self.mates).T
+            others = [(rows, Tokens(*(array[mate] for array in columns))) for mate in mates]
+            counted = [jnp.ones(len(allowed))] * self.mates
+            if foiled := FOIL in memory.tokens and FOILED in (a, b):
+                foil = model.consensus.project(FOILED, memory.tokens[FOIL])
+                others.append((foil, columns) if a == FOILED else (rows, foil))
+                counted.append(_there(foil).astype(jnp.float32))
+            real = memory.agreement.mismatch[a, b]
+            mixed, share = jnp.stack([model.consensus.mismatch((a, b), *sides) for sides in others]), jnp.stack(counted)
+            share = share / share.sum(axis=0, keepdims=True)
+            loss = (mismatch_loss(mixed, swapped=True) * share).sum(axis=0)
+            right = jnp.where(mixed > 0, share, 0).sum(axis=0)
             values.append((mismatch_loss(real, swapped=False) + loss) / 2)
             weights.append((there[0] & there[1] & (allowed.sum(axis=1) >= self.mates)).astype(jnp.float32))
             metrics[f"{a}_{b}"] = ((real < 0).astype(jnp.float32) + right) / 2, weights[-1]
+            if foiled:
+                metrics[f"{a}_{b}/{FOIL}"] = (mixed[-1] > 0).astype(jnp.float32), weights[-1] * counted[-1]
         return Terms(*mean_over_pairs(values, weights), metrics)
+
+
+def _there(side):
+    """Which examples have a token."""
+    return (side.segment > 0).any(axis=1)
 
 
 def draw_mates(key: Array, allowed: Bool[Array, "B N"], number: int) -> Int[Array, "B {number}"]:

@@ -79,10 +79,15 @@ class Consensus(nnx.Module):
 
     def __call__(self, memory: Mapping[str, Tokens]) -> Agreement:
         """The agreement of those modalities that the memory has."""
-        tokens = {name: _project(memory[name], by) for name, by in self.projections.items() if name in memory}
+        tokens = {name: self.project(name, memory[name]) for name in self.projections if name in memory}
         pairs = [pair for pair in self.pairs if pair[0] in tokens and pair[1] in tokens]
         mismatch = {pair: self.mismatch(pair, *(tokens[name] for name in pair)) for pair in pairs}
         return Agreement(tokens, mismatch, self._gates(tokens, mismatch))
+
+    def project(self, name: str, tokens: Tokens) -> Tokens:
+        """The tokens of a modality in the shared width, whatever stands in padding."""
+        there = (tokens.segment > 0)[..., None]
+        return tokens._replace(values=self.projections[name](jnp.where(there, tokens.values, 0)))
 
     def mismatch(self, pair: Pair, a: Tokens, b: Tokens) -> Float[Array, "B"]:
         """The logit that tokens of the two modalities do not match; 0 where a side has none."""
@@ -102,11 +107,6 @@ class Consensus(nnx.Module):
             value = jnp.where(present, suppress(probability, self.threshold), 0.0)
             gates[name] = Gates(value > 0, value, jnp.where(present, 1 - probability, 0.0), value > 0)
         return gates
-
-
-def _project(tokens, linear):
-    """The tokens in the shared width, whatever stands in padding."""
-    return tokens._replace(values=linear(jnp.where((tokens.segment > 0)[..., None], tokens.values, 0)))
 
 
 def odd_one_out(votes: Float[Array, "B M"], present: Bool[Array, "B M"]) -> Float[Array, "B M"]:

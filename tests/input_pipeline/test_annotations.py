@@ -52,7 +52,7 @@ def test_questions():
 
 @pytest.mark.parametrize("blank", ["", " \n", "\u3000"])
 def test_a_blank_question_or_answer_is_none(blank):
-    assert parse(caption="a dog", question=blank, answer=None) == ((Caption("a dog"),), (), None, None)
+    assert parse(caption="a dog", question=blank, answer=None) == ((Caption("a dog"),), (), None, None, None)
     assert parse(question=blank, answer="yes").questions == ()
     assert parse(question="is it?", answer=blank).questions == ()
     entries = [{"question": text, "answer": answer} for text, answer in ((blank, "yes"), ("q?", blank), ("q?", "a"))]
@@ -69,8 +69,8 @@ def test_fields_of_img2dataset_say_nothing_more():
         "width": 3,
         "exif": "{}",
     }
-    assert parse(**fields) == ((), (), None, None)
-    assert parse() == ((), (), None, None)
+    assert parse(**fields) == ((), (), None, None, None)
+    assert parse() == ((), (), None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,6 @@ def test_txt_that_is_not_utf8():
 
 def test_format_then_parse_gives_the_texts_again():
     captions = (Caption("ein", "de"), Caption("one <&\0", "en", False), Caption("ein", "nl"))
-    example = Example("k", "c", {}, captions, (Question("q?", "a", "kind"),), "a description")
+    example = Example("k", "c", {}, captions, (Question("q?", "a", "kind"),), "a description", "a foil")
     sidecar = json.dumps(format_annotations(example)).encode()
-    assert parse_annotations(b"ein", sidecar) == (captions, example.questions, "a description", "c")
+    assert parse_annotations(b"ein", sidecar) == (captions, example.questions, "a description", "a foil", "c")

@@ -193,6 +193,17 @@ def test_descriptions_are_swapped_too():
         assert source[index].description in (others if index in swapped else [clean[index].description])
 
 
+def test_a_foil_differs_from_the_scene_in_one_word_whatever_befell_its_description():
+    source, clean = (
+        Scenes("train", size=31, signals=(), corruptions={"swap": 0.5}),
+        Scenes("train", size=31, signals=()),
+    )
+    for index in range(31):
+        foil, true = source[index].foil.split(), clean[index].description.split()
+        assert sum(one != other for one, other in zip(foil, true, strict=True)) == 1
+    assert Scenes("train", size=31, signals=(), seed=1)[0].foil != clean[0].foil
+
+
 def test_what_is_altered_is_a_near_miss_of_its_own_scene():
     source, clean = Scenes("train", size=31, corruptions={"alter": 0.5}), Scenes("train", size=31)
     told = Counter()

@@ -9,7 +9,7 @@ from mmfuse.types import BOS, EOS, Caption, ConfigError, Example, Question
 
 CAPTION, GERMAN = Caption("a red circle"), Caption("ein Kreis", "de", False)
 QUESTION = Question("how many circles?", "two", "count")
-EXAMPLE = Example("key", "concept", {}, (CAPTION, GERMAN), (QUESTION,), "described")
+EXAMPLE = Example("key", "concept", {}, (CAPTION, GERMAN), (QUESTION,), "described", "foiled")
 
 
 def drawn(example, spec, seed=0):
@@ -93,11 +93,13 @@ def test_takes():
         "questions": (QUESTION,),
         "whole_captions_and_questions": (CAPTION, QUESTION),
         "description": (Caption("described"),),
+        "foil": (Caption("foiled"),),
     }
 
 
 @pytest.mark.parametrize(
-    ("take", "reason"), [("whole_captions", "no whole captions"), ("description", "no description")]
+    ("take", "reason"),
+    [("whole_captions", "no whole captions"), ("description", "no description"), ("foil", "no foil")],
 )
 def test_an_example_without_such_a_text_is_a_bad_record(take, reason):
     with pytest.raises(BadRecord, match=f"^{reason}$"):

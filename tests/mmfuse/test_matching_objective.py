@@ -90,6 +90,34 @@ def test_mixed_pairs_weigh_as_much_as_real_ones_however_many_there_are(consensus
         np.testing.assert_allclose(terms.value[b], expected, rtol=1e-4)
 
 
+def test_a_foil_is_one_more_mate_of_what_is_paired_with_a_description(shake, batch):
+    """One mate and a foil, by hand; an example without a foil has its mate alone, and sounds have none."""
+    names = ("image", "audio", "source")
+    consensus = shake(Consensus(dict.fromkeys(names, WIDTH), width=WIDTH, hidden=2, threshold=1.0, rngs=nnx.Rngs(0)))
+    agreement = consensus({name: tokens_of(VALID) for name in names})
+    told = VALID & np.array([1, 1, 1, 1, 0], bool)
+    foil = tokens_of(told)
+    model, full = Multimodal({}, None, None, consensus=consensus), batch._replace(concept=jnp.arange(EXAMPLES))
+
+    def terms(pair, tokens):
+        return Matching((pair,), 1)(model, Memory(tokens, {}, {}, {}, {}, agreement), full, jax.random.key(0))
+
+    np.testing.assert_array_equal(*(terms(PAIR, tokens).value for tokens in ({}, {"foil": foil})))
+    pair = ("image", "source")
+    mated, foiled = (terms(pair, tokens) for tokens in ({}, {"foil": foil}))
+    linear = consensus.projections["source"]
+    values = np.asarray(foil.values) @ np.asarray(linear.kernel[...]) + np.asarray(linear.bias[...])
+    mixed = np.asarray(consensus.mismatch(pair, agreement.tokens["image"], foil._replace(values=jnp.asarray(values))))
+    real = np.logaddexp(0, np.asarray(agreement.mismatch[pair]))
+    for b in np.flatnonzero(VALID):
+        mate = 2 * float(mated.value[b]) - real[b]  # what is left of the loss without a foil
+        expected = (mate + np.logaddexp(0, -mixed[b])) / 2 if told[b] else mate
+        np.testing.assert_allclose(foiled.value[b], (real[b] + expected) / 2, rtol=1e-4)
+    right, counted = foiled.metrics["image_source/foil"]
+    np.testing.assert_array_equal(counted, told)
+    np.testing.assert_array_equal(np.asarray(right)[told], (mixed > 0)[told])
+
+
 def test_the_loss_teaches_heads_and_tokens(consensus, batch):
     graph, state = nnx.split(consensus)
     tokens = {name: tokens_of(there) for name, there in THERE.items()}

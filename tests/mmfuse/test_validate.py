@@ -223,6 +223,11 @@ def test_an_objective_needs_its_head(head):
         ("objectives.matching", {"between": (("source", "image"),)}, "matching.between has .*: the pairs of model"),
         ("objectives.matching", {"mates": 16}, "mates is 16, and streams.answers has 16 rows: write fewer"),
         ("objectives.matching", {"mates": 0}, "mates is 0: write a number above 0"),
+        (
+            "streams.answers.objectives",
+            {"matching": None},
+            "text.foil is a mate of what is matched with 'source'",
+        ),
         ("model", {"consensus": None}, "the objective 'matching' needs model.consensus"),
         ("model.router", {"at_most": 0}, "router.at_most is 0: write 1 or more"),
         ("model.router", {"learns": False, "dense_steps": 0}, "its gates would never learn anything"),

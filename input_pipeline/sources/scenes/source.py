@@ -44,7 +44,8 @@ class Scenes:
 
     `truth` of an example has `objects` (from left to right, see `SceneObject`), `background`, `light`, `corruptions`
     (modality → (kind, level)) and, where image is among the signals, `masks` (n h w) of the visible pixels.
-    Texts and truth are always those of the true scene, whatever befell its signals; a description may have gaps.
+    Texts and truth are always those of the true scene, whatever befell its signals; a description may have gaps. The
+    foil is the description of a near miss.
 
     Raises:
       ConfigError: for an argument that makes no data set.
@@ -103,6 +104,7 @@ class Scenes:
             captions=captions(scene, self._generator(index, "captions")),
             questions=ask(scene, self._generator(index, "questions"), self._kinds),
             description=told,
+            foil=description(alter(scene, self._generator(index, "foil"))),
             truth=truth | masks | {"corruptions": befallen},
         )
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 MARGIN = 1e-6
 
 
-def mismatch_loss(logits: Float[Array, "B"], *, swapped: Bool[Array, "B"] | bool) -> Float[Array, "B"]:
+def mismatch_loss(logits: Float[Array, "*B"], *, swapped: Bool[Array, "*B"] | bool) -> Float[Array, "*B"]:
     """Binary cross-entropy of saying whether a pair was swapped: −log σ(±logit), + where swapped, − where not."""
     return jax.nn.softplus(jnp.where(swapped, -logits, logits).astype(jnp.float32))
 
