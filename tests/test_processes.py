@@ -121,23 +121,26 @@ def test_two_processes_hold_the_rows_of_one_batch_and_decide_alike():
 
 FAULTS = """
 import resource
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from mmfuse.training.processes import keep_memory
 
 def taken():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        np.ones(2**23)  # 64 MiB
+        np.ones(2**22)  # 32 MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 anew = taken()
 keep_memory()
-np.ones(2**23)
-print(anew, taken())
+np.ones(2**22)
+kept = taken()
+with ThreadPoolExecutor(1) as beside:
+    print(anew, kept, beside.submit(taken).result())
 """
 
 
 def test_memory_that_is_freed_is_not_mapped_anew():
     output = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
-    anew, kept = map(int, output.split())
-    assert anew > 100 > kept
+    anew, kept, kept_by_a_thread = map(int, output.split())
+    assert anew > 100 > max(kept, kept_by_a_thread)

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from mmfuse.types import ConfigError
 
 AUTO = "auto"
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # of mallopt, in glibc
 
 
 def define_flags() -> Callable[[], None]:
@@ -72,13 +72,14 @@ def first_decides(decision: bool) -> bool:
 
 
 def keep_memory() -> None:
-    """Has the C library keep what is freed, where it is glibc.
+    """Has the C library keep what is freed, where it is glibc; to be called before there are threads.
 
     On a CPU each step takes the same large buffers; to map them anew every time, page by page, is a good part of the
-    time of a small model's step.
+    time of a small model's step. Threads share one heap: those of their own are given back whatever is asked for.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
+        mallopt(ARENA_MAX, 1)
         for threshold in (TRIM_THRESHOLD, MMAP_THRESHOLD):
             mallopt(threshold, 2**31 - 1)  # bytes, the largest number that it takes
 
