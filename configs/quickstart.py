@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     target = {"take": "whole_captions_and_questions", "number": 1, "length": TARGET, "packed": 8, **ENGLISH}
     config.streams = {
         "pictures": {
-            "rows": 36,
+            "rows": 32,
             "mixture": {"scenes": 0.45, "single": 0.45, "digits": 0.1},
             "signals": {"image": IMAGE},
             "text": {"caption": caption, "target": target},

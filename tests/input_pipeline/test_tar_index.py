@@ -243,6 +243,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, folder, caplog):
 
 def test_a_tar_that_cannot_be_read_is_named(tmp_path, folder, monkeypatch):
     paths = write_tars(tmp_path, 2)
+    open_indexes(paths[:1])  # known from now on
     for path, why in ((f"{tmp_path}/none.tar", "No such file"), (str(tmp_path), "Is a directory")):
         with pytest.raises(DataError, match=rf"^{path} cannot be read: {why}"):
             open_indexes([paths[0], path])
