@@ -109,7 +109,7 @@ Colours come first, then sizes and shapes; stripes and dots have hardly begun to
 .venv/bin/python main.py --config=configs/scenes.py --workdir=runs/scenes
 ```
 
-is the same recipe for 14,000 steps, on scenes that are seen and heard. It can be stopped and given again at any moment.
+is the same recipe for 12,000 steps, on scenes that are seen and heard. It can be stopped and given again at any moment.
 It has not been run to its end as it is now: the numbers below are of the recipe before Muon, 128 wide, 10,000 steps,
 greedy captions, on cores that had other work, too.
 

@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
         config.model.single.memories = ("image", "audio")
         config.optimizer.warmup = 200
         # steps rather than minutes, so that what is learned does not depend on the machine
-        config.train = {"minutes": 0.0, "steps": 14_000, "evaluate_every": 7000}
+        config.train = {"minutes": 0.0, "steps": 12_000, "evaluate_every": 6000}
         config.evaluators.retrieval.between = PAIRS
         for name in ("retrieval", "vqa", "systematic", "caption"):
             config.evaluators[name].stream.signals = SIGNALS
