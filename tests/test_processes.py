@@ -128,12 +128,12 @@ from mmfuse.training.processes import keep_memory
 def taken():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        np.ones(2**22)  # 32 MiB
+        np.ones(2**23)  # 64 MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 anew = taken()
 keep_memory()
-np.ones(2**22)
+np.ones(2**23)
 kept = taken()
 with ThreadPoolExecutor(1) as beside:
     print(anew, kept, beside.submit(taken).result())

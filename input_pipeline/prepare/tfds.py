@@ -95,12 +95,12 @@ def _features(example: Example):
         "image": features.Image(shape=(None, None, 3), encoding_format="png"),
         "audio": encoded,
     }
-    absent = {"image", "audio"} - example.signals.keys() | _unsaid(example)
-    return features.FeaturesDict({field: feature for field, feature in fields.items() if field not in absent})
+    there = _texts(example).keys() | example.signals.keys()
+    return features.FeaturesDict({field: feature for field, feature in fields.items() if field in there})
 
 
 def _encode(example: Example) -> dict[str, Any]:
-    record = {field: value for field, value in format_annotations(example).items() if field not in _unsaid(example)}
+    record = _texts(example)
     if "image" in example.signals:
         record["image"] = io.BytesIO(encode_image(example.signals["image"], "png"))
     if "audio" in example.signals:
@@ -108,6 +108,6 @@ def _encode(example: Example) -> dict[str, Any]:
     return record
 
 
-def _unsaid(example):
-    """The texts that such records do not have."""
-    return {field for field in ("description", "foil") if getattr(example, field) is None}
+def _texts(example):
+    """The fields of the texts that such records have."""
+    return {field: value for field, value in format_annotations(example).items() if value is not None}
