@@ -101,7 +101,7 @@ not in `results/`:
 * **Answers that weigh eight times as much** as captions: after 800 steps answers of 0.52 in place of 0.51, and an
   attribute F1 of 0.22 in place of 0.30. Norms over queries and keys: 0.50 and 0.30.
 
-Colours come first, then sizes and shapes; stripes and dots have hardly begun to be told in these minutes.
+Colours come first, then sizes and shapes; stripes and dots are not told in these minutes.
 
 ## Longer, and with sound
 
