@@ -25,7 +25,7 @@ from input_pipeline.names import require_known
 from input_pipeline.tokenizers import CaptionTokenizer, Tokenizer
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.text import clean_text
-from mmfuse.types import BOS, EOS, Caption, ConfigError, Example, Question
+from mmfuse.types import BOS, ENCODED_ROLES, EOS, Caption, ConfigError, Example, Question
 
 Piece = Caption | Question
 T = TypeVar("T")
@@ -82,7 +82,7 @@ TAKES: Mapping[str, Callable[[Example], tuple[Piece, ...]]] = {
 IN_LANGUAGES = ("captions", "whole_captions", "first_captions")  # the takes whose texts all say their language
 ASKED = ("questions", "whole_captions_and_questions")  # the takes that hold questions
 CAPTIONED = (*IN_LANGUAGES, "whole_captions_and_questions")  # whose captions can be chosen by language
-ROLES = ("source", "foil", "caption", "prompt", "target")
+ROLES = (*ENCODED_ROLES, "prompt", "target")
 LEAST_LENGTH = 3  # BOS, one token of text, EOS
 
 
@@ -168,7 +168,7 @@ def encode(piece: Piece, role: str, length: int, tokenizer: CaptionTokenizer) ->
     Raises:
       BadRecord: a text that cannot be used, or a prompt that leaves no room for an answer.
     """
-    if role in ("source", "foil", "caption"):
+    if role in ENCODED_ROLES:
         return _sequence(tokenizer.encode_whole(clean_text(piece.text), length), answered=0)
     assert isinstance(tokenizer, Tokenizer), "validated: what is written is in our own ids"
     prompt = prompt_of(piece)

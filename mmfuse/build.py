@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mmfuse.build_towers import DTYPES, TOWERS, lookup, make_position, make_stack
 from mmfuse.fusion.prefix import ModalityPrefix
 from mmfuse.models.dual_tower import DualTower
-from mmfuse.models.multimodal import ENCODED_ROLES, PREFIX, TEXT_TOWER, Multimodal
+from mmfuse.models.multimodal import PREFIX, TEXT_TOWER, Multimodal
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.objectives.cost import count_flops
 from mmfuse.routing.consensus import Consensus
@@ -20,6 +20,7 @@ from mmfuse.routing.evidence import PROBES
 from mmfuse.routing.gates import BinaryConcrete, Dimmed, HardConcrete, Random, Threshold, TopK
 from mmfuse.routing.router import Router
 from mmfuse.routing.tokens import TokenSelection
+from mmfuse.types import ENCODED_ROLES
 
 
 def reader(name: str) -> str:

@@ -27,6 +27,9 @@ AUDIO_RATE = 16_000  # Hz; every waveform in a batch has this rate.
 # The first token ids, outside of any text's reach. BOS begins what is said or to be said.
 PAD, BOS, EOS = 0, 1, 2
 
+# The roles of texts that a tower reads, BOS text EOS; the others are written.
+ENCODED_ROLES = ("source", "foil", "caption")
+
 
 class MmfuseError(Exception):
     """An error that a person can mend: it says what, where, and what to do."""

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 from mmfuse.build import GATES, reader
 from mmfuse.build_towers import TOWERS, lookup
 from mmfuse.models.dual_tower import check_projections
-from mmfuse.models.multimodal import ENCODED_ROLES, PREFIX
+from mmfuse.models.multimodal import PREFIX
 from mmfuse.routing.evidence import PROBES
 from mmfuse.towers.convnet import reach
-from mmfuse.types import ConfigError
+from mmfuse.types import ENCODED_ROLES, ConfigError
 
 NEEDED = {"eos": "eos", "end": "eos", "attention": "heads"}  # by pools, of their towers
 

@@ -6,7 +6,6 @@ pair's mismatch tells real pairs from such in which one side is of something els
 
 from collections.abc import Callable
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from sklearn.metrics import roc_auc_score
@@ -41,13 +40,14 @@ class Agreeing:
         side suffered that kind and the other nothing; `auroc/{kind}`, the mean over pairs; `rejected`, how many records
         were left out. What is absent, or was shut by a router, counts nowhere.
         """
-        mismatch, opened, soft, there, befallen = self._collect(state)
+        (mismatch, opened, soft, there), examples = self.sweep.joined(state)
         numbers = {"rejected": float(len(self.sweep.rejected))}
         kinds = {}
-        for name, of in befallen.items():
-            kinds[name] = np.where(there[name], [kind for kind, _ in of], ABSENT)
+        for name in opened:
+            befallen = [damage_of(example, name) for example in examples]
+            kinds[name] = np.where(there[name], [kind for kind, _ in befallen], ABSENT)
             if there[name].any():
-                mine = [damage for damage, present in zip(of, there[name]) if present]
+                mine = [damage for damage, present in zip(befallen, there[name]) if present]
                 numbers |= shares_by_damage(name, opened[name][there[name]], soft[name][there[name]], mine)
         for kind in sorted({*np.concatenate([*kinds.values()])} - {CLEAN[0], ABSENT}):
             areas = {pair: _area(logits, *(kinds[name] for name in pair), kind) for pair, logits in mismatch.items()}
@@ -55,16 +55,6 @@ class Agreeing:
             if found:
                 numbers |= found | {f"auroc/{kind}": float(np.mean([*found.values()]))}
         return numbers
-
-    def _collect(self, state):
-        found, examples = [], []
-        for loaded, parts in self.sweep(state):
-            valid = loaded.batch.valid
-            found.append([{name: array[valid] for name, array in part.items()} for part in parts])
-            examples += [example for example in loaded.examples if example is not None]
-        mismatch, opened, soft, there = jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
-        befallen = {name: [damage_of(example, name) for example in examples] for name in opened}
-        return mismatch, opened, soft, there, befallen
 
 
 def _area(logits, a, b, kind):

@@ -16,7 +16,7 @@ from input_pipeline.collate import Loaded
 from input_pipeline.loader import Stream, load
 from mmfuse.training.sharding import batch_sharding, replicated
 from mmfuse.training.state import TrainState
-from mmfuse.types import Batch
+from mmfuse.types import Batch, Example
 
 
 @runtime_checkable
@@ -48,6 +48,14 @@ class Sweep:
             found = loaded, jax.tree.map(np.asarray, self.function(state, self.place(loaded.batch)))
             self.first = self.first or found
             yield found
+
+    def joined(self, state: TrainState) -> tuple[Any, list[Example]]:
+        """What is computed of all rows that have a record, joined, and those records."""
+        parts, examples = [], []
+        for loaded, found in self(state):
+            parts.append(jax.tree.map(lambda array, valid=loaded.batch.valid: array[valid], found))
+            examples += [example for example in loaded.examples if example is not None]
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts), examples
 
     def place(self, batch: Any) -> Any:
         """Arrays of a whole batch, which every process has, split over the devices."""

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from sklearn.metrics import roc_auc_score
 
-from mmfuse.evaluators.damage import damage_of, shares_by_damage
+from mmfuse.evaluators.damage import CLEAN, damage_of, shares_by_damage
 from mmfuse.evaluators.evaluator import FiniteStream, Sweep
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.routing.instruments import has_collapsed
@@ -28,8 +28,9 @@ class Gating:
     def __init__(self, stream: FiniteStream, merge: Callable[[TrainState], Multimodal], mesh: Mesh, *, workers: int):
         def decide(state, batch):
             router = merge(state).router
-            gates = router(batch)
-            return {name: (gate.open, gate.soft, batch.present(name).any(axis=1)) for name, gate in gates.items()}
+            gates = router(batch).items()
+            there = {name: batch.present(name).any(axis=1) for name, _ in gates}
+            return {name: gate.open for name, gate in gates}, {name: gate.soft for name, gate in gates}, there
 
         self.merge, self.sweep = merge, Sweep(stream, decide, mesh, workers=workers)
 
@@ -43,27 +44,16 @@ class Gating:
         that holds it), `rejected` how many records were left out.
         """
         costs = self.merge(state).router.costs
-        opened, soft, there, befallen = self._collect(state)
+        (opened, soft, there), examples = self.sweep.joined(state)
         numbers = {"cost": float(sum(costs[name] * opened[name].mean() for name in opened))}
         for name in opened:
             if not there[name].any():
                 continue
-            mine, of = [column[there[name]] for column in (opened[name], soft[name])], befallen[name][there[name]]
-            numbers |= shares_by_damage(name, *mine, ((kind, level) for kind, level in of))
-            numbers |= self._health(name, *mine, np.array([kind == "" for kind, _ in of]))
+            mine = [column[there[name]] for column in (opened[name], soft[name])]
+            befallen = [damage_of(example, name) for example, present in zip(examples, there[name]) if present]
+            numbers |= shares_by_damage(name, *mine, befallen)
+            numbers |= self._health(name, *mine, np.array([damage == CLEAN for damage in befallen]))
         return numbers | {"rejected": float(len(self.sweep.rejected))}
-
-    def _collect(self, state):
-        columns, befallen = {}, {}
-        for loaded, out in self.sweep(state):
-            for name, arrays in out.items():
-                for kept, array in zip(columns.setdefault(name, ([], [], [])), arrays):
-                    kept.append(array[loaded.batch.valid])
-                for example in loaded.examples:
-                    if example is not None:
-                        befallen.setdefault(name, []).append(damage_of(example, name))
-        joined = [{name: np.concatenate(lists[index]) for name, lists in columns.items()} for index in range(3)]
-        return *joined, {name: np.array([*map(tuple, found)], object) for name, found in befallen.items()}
 
     def _health(self, name, opened, soft, clean) -> dict[str, float]:
         share, varied = float(opened.mean()), float(np.abs(soft - soft.mean()).mean())

@@ -23,10 +23,9 @@ from mmfuse.routing.gates import Gates
 from mmfuse.routing.router import Moment, Router
 from mmfuse.routing.tokens import TokenSelection
 from mmfuse.towers.vit import ViT
-from mmfuse.types import Batch, Text, Tokens
+from mmfuse.types import ENCODED_ROLES, Batch, Text, Tokens
 
 TEXT_TOWER = "text"
-ENCODED_ROLES = ("source", "foil", "caption")
 PREFIX = "prefix"  # the memory that says which modalities there are
 
 
