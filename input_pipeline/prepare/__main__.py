@@ -8,7 +8,7 @@ A command is a module of this folder with `add_arguments(parser)` and `run(optio
 import argparse
 import sys
 
-from input_pipeline.prepare import emoji, filter, index, shards, stats, tfds, tokenizer, verify
+from input_pipeline.prepare import emoji, filter, index, shards, stamps, stats, tfds, tokenizer, verify
 from mmfuse.types import MmfuseError
 
 COMMANDS = {
@@ -16,6 +16,7 @@ COMMANDS = {
     "filter": filter,
     "index": index,
     "shards": shards,
+    "stamps": stamps,
     "stats": stats,
     "tfds": tfds,
     "tokenizer": tokenizer,
