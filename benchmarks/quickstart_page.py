@@ -110,15 +110,17 @@ Colours come first, then sizes and shapes; stripes and dots are not told in thes
 ```
 
 is the same recipe for 12,000 steps, on scenes that are seen and heard. It can be stopped and given again at any moment.
-It has not been run to its end as it is now: the numbers below are of the recipe before Muon, 128 wide, 10,000 steps,
-greedy captions, on cores that had other work, too.
 
 {scenes}
 
-Pictures are found, described and counted among digits as was aimed for. Answers are not: what one object alone tells
-(its size, its shape, whether it is there) is answered, and so is its colour, but whatever sets objects against one
-another (comparison, relation, sameness) is no better than blind after 10,000 steps, and textures have only begun to be
-told. Of shapes and colours that were never seen together in training, the colour is told and the shape is not.
+Pictures are found and described, and digits told, as was aimed for; so is what one object alone tells: its colour, its
+shape, its size, its texture, whether it is there. Answers as a whole fall short by two points: whatever sets objects
+against one another (relation, comparison, sameness) is no better than blind after 12,000 steps. Of shapes and colours
+that were never seen together in training, the colour is told and the shape is not, so systematic answers fall short by
+nine. A hundred steps took 31 to 57 seconds, as the cores were free.
+
+The recipe before Muon, 128 wide, 10,000 steps in 157 minutes, reached answers of 0.65, systematic ones of 0.48 and an
+attribute F1 of 0.93: the first line of `results/scenes.jsonl`. Textures were told to 49 % then, colours to 71 %.
 """
 # What `configs/scenes.py` is for.
 AIMS = {

@@ -31,7 +31,7 @@ EXPERIMENTS = (  # config, what it is, what it reaches, page
     ),
     (
         "scenes",
-        "the same, longer and with sound, in two hours at most; numbers of an earlier recipe",
+        "the same, longer and with sound, in two hours at most",
         (
             ("R@1 of 256", "retrieval/text_to_image/recall_at_1"),
             ("answers", "vqa/accuracy"),
