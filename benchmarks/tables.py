@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.consensus_page import consensus_page
 from benchmarks.generated import renewed
 from benchmarks.hostile.page import hostile_input_page
+from benchmarks.own_data_page import own_data_page
 from benchmarks.quickstart_page import quickstart_page
 from benchmarks.record import read
 from benchmarks.routing_page import routing_page, routing_picture
@@ -185,6 +186,7 @@ PAGES = {
     "benchmarks.md": benchmarks_page,
     "hostile_input.md": hostile_input_page,
     "consensus.md": consensus_page,
+    "own_data.md": own_data_page,
     "routing.md": routing_page,
     "routing.svg": routing_picture,
 }
