@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import resample_poly
 
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.audio import audio_seconds, decode_audio, fit_audio
@@ -28,6 +29,14 @@ def reason_of(data, max_seconds=9.0):
     with pytest.raises(BadRecord) as bad:
         decode_audio(data, max_seconds=max_seconds)
     return bad.value.reason
+
+
+@pytest.mark.parametrize(("rate", "up", "down"), [(44_100, 160, 441), (48_000, 1, 3), (8_000, 2, 1)])
+def test_the_filter_that_is_kept_is_scipys_own(rate, up, down):
+    wave = tone(rate) + np.random.default_rng(0).normal(0, 0.01, round(rate * 0.25)).astype(np.float32)
+    expected = resample_poly(wave, up, down)
+    for _ in range(2):  # the second time it is not designed again
+        np.testing.assert_array_equal(decode_audio(encode(wave, rate), max_seconds=9.0), expected)
 
 
 @pytest.mark.parametrize(
