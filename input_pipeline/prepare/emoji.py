@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from input_pipeline.prepare.shards import write_tar
+from input_pipeline.prepare.shards import require_no_tars, write_tars
 from mmfuse.types import DataError
 
 LANGUAGES = (
@@ -90,8 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> str:
     """Writes the tars, and says how many emoji they have and how many had no partner."""
     out = Path(options.out)
-    if any(out.glob("*.tar")):
-        raise DataError(f"{out} holds tars already: choose an empty folder.")
+    require_no_tars(out)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(options.packages or scratch)
         if options.packages is None:
@@ -99,7 +98,7 @@ def run(options: argparse.Namespace) -> str:
         drawings = READERS[options.artist](folder)
         words = read_words(folder)
     concepts = set(drawings).intersection(*words.values())
-    tars = write_tars(out, list(join_records(concepts, drawings, words, options.artist)))
+    tars = write_tars(out, list(join_records(concepts, drawings, words, options.artist)), per_tar=RECORDS_PER_TAR)
     return (
         f"wrote {len(concepts)} emoji in {len(words)} languages to {tars} tars in {out}; "
         f"left out: drawings without words in every language: {len(drawings) - len(concepts)}, "
@@ -195,26 +194,23 @@ def join_records(
     drawings: Mapping[str, Drawing],
     words: Mapping[str, Mapping[str, Any]],
     artist: str,
-) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """Yields key, png and json fields of each concept, in the order of a hash."""
+) -> Iterator[dict[str, bytes]]:
+    """Yields the files of each concept's record, in the order of a hash."""
     for concept in sorted(concepts, key=lambda concept: hashlib.sha256(concept.encode()).digest()):
         drawing = drawings[concept]
         captions = [
             caption for language, entries in words.items() for caption in write_captions(entries[concept], language)
         ]
-        yield (
-            concept,
-            drawing.png,
-            {
-                "key": concept,
-                "concept": concept,
-                "emoji": words["en"][concept]["emoji"],
-                "artist": artist,
-                "group": drawing.group,
-                "subgroup": drawing.subgroup,
-                "captions": captions,
-            },
-        )
+        fields = {
+            "key": concept,
+            "concept": concept,
+            "emoji": words["en"][concept]["emoji"],
+            "artist": artist,
+            "group": drawing.group,
+            "subgroup": drawing.subgroup,
+            "captions": captions,
+        }
+        yield {f"{concept}.png": drawing.png, f"{concept}.json": json.dumps(fields, ensure_ascii=False).encode()}
 
 
 def write_captions(entry: Mapping[str, Any], language: str) -> Iterator[dict[str, Any]]:
@@ -224,17 +220,3 @@ def write_captions(entry: Mapping[str, Any], language: str) -> Iterator[dict[str
     if tags:
         yield {"text": f"{label}: {tags}", "language": language, "whole": True}
         yield {"text": tags, "language": language, "whole": False}
-
-
-def write_tars(out: Path, records: Sequence[tuple[str, bytes, dict[str, Any]]]) -> int:
-    """Writes records as `00000.tar`, …; returns how many tars there are. A tar has its name when it is whole."""
-    out.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(records), RECORDS_PER_TAR)
-    for number, start in enumerate(starts):
-        files = (
-            (f"{key}.{extension}", data)
-            for key, png, fields in records[start : start + RECORDS_PER_TAR]
-            for extension, data in (("png", png), ("json", json.dumps(fields, ensure_ascii=False).encode()))
-        )
-        write_tar(out / f"{number:05d}.tar", files)
-    return len(starts)

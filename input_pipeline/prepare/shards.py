@@ -10,7 +10,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,14 +56,33 @@ def write_shards(source: Source, folder: str | Path, *, count: int, per_shard: i
         raise ConfigError(
             f"count is {count} and per-shard {per_shard}: choose count in 1 … {len(source)}, per-shard ≥ 1."
         )
-    if any(folder.glob("*.tar")):
-        raise DataError(f"{folder} holds tars already: choose an empty folder.")
+    require_no_tars(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
     for number, first in enumerate(range(0, count, per_shard)):
         shards.append(folder / f"{number:05d}.tar")
         write_tar(shards[-1], _files(source, range(first, min(first + per_shard, count)), number))
     return shards
+
+
+def require_no_tars(folder: Path) -> None:
+    """Tars of two data sets in one folder would be read as one.
+
+    Raises:
+      DataError: the folder holds tars already.
+    """
+    if any(folder.glob("*.tar")):
+        raise DataError(f"{folder} holds tars already: choose an empty folder.")
+
+
+def write_tars(folder: Path, records: Sequence[Mapping[str, bytes]], *, per_tar: int, prefix: str = "") -> int:
+    """Writes records, each of them name → content, as `{prefix}00000.tar`, …; returns how many tars there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(records), per_tar)
+    for number, start in enumerate(starts):
+        files = (file for record in records[start : start + per_tar] for file in record.items())
+        write_tar(folder / f"{prefix}{number:05d}.tar", files)
+    return len(starts)
 
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:

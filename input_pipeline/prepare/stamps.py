@@ -12,8 +12,9 @@ spoken in some ten. Each language that it is spoken in is a record for `Webdatas
     animals_cats_lion-fr.json    language, concept
 
 The concept is the English description: stamps that share it show the same thing. What its hash says decides for each
-concept whether it is in `train-*.tar`, `validation-*.tar` or `test-*.tar`, 70, 15 and 15 of 100: whatever is tested,
-no picture, sound or description of it was there in training.
+concept whether it is in `train-*.tar`, `validation-*.tar` or `test-*.tar`, 70, 15 and 15 of 100. No picture is on two
+sides. A word in another language may stand for two concepts, most often a letter, large and small: of the test of
+version 2022.06.04 17 of 906 sounds and 13 of 894 captions are in training, too.
 
 Stamps: © the artists and speakers of tuxpaint-stamps, GPL 2 or later. Whoever passes the tars on must name them.
 """
@@ -26,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from input_pipeline.prepare.shards import write_tar
+from input_pipeline.prepare.shards import require_no_tars, write_tars
 from mmfuse.types import DataError
 
 ENGLISH = "en"  # the language of what names none
@@ -50,19 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> str:
     """Writes the tars, and says how many records each split has."""
     out = Path(options.out)
-    if any(out.glob("*.tar")):
-        raise DataError(f"{out} holds tars already: choose an empty folder.")
+    require_no_tars(out)
     spoken = list(read_stamps(Path(options.folder)))
     if not spoken:
         raise DataError(f"{options.folder} has no stamp that is spoken: name the folder `stamps` of the package.")
-    out.mkdir(parents=True, exist_ok=True)
     counts = []
     for split in BELOW:
         records = [record.files for record in spoken if split_of(record.concept) == split]
         random.Random(split).shuffle(records)
-        for number, start in enumerate(range(0, len(records), RECORDS_PER_TAR)):
-            files = [file for record in records[start : start + RECORDS_PER_TAR] for file in record.items()]
-            write_tar(out / f"{split}-{number:05d}.tar", files)
+        write_tars(out, records, per_tar=RECORDS_PER_TAR, prefix=f"{split}-")
         counts.append(f"{len(records)} for {split}")
     return f"wrote {len(spoken)} records of {len({record.concept for record in spoken})} concepts: {', '.join(counts)}"
 
@@ -78,12 +75,13 @@ def read_stamps(folder: Path) -> Iterator[Spoken]:
     for picture in sorted(folder.rglob("*.png")):
         if (described := picture.with_suffix(".txt")).is_file():
             texts = read_description(described.read_text("utf-8", errors="replace"))
+            png = picture.read_bytes()
             name = "_".join(picture.relative_to(folder).with_suffix("").parts).replace(".", "_")
             for sound in sorted(picture.parent.glob(f"{picture.stem}_desc*.ogg")):
                 language = sound.name.removeprefix(f"{picture.stem}_desc").partition(".")[0].strip("_") or ENGLISH
                 key, concept = f"{name}-{language}", texts.get(ENGLISH, name)
                 fields = {"language": language, "concept": concept}
-                files = {"png": picture.read_bytes(), "ogg": sound.read_bytes()}
+                files = {"png": png, "ogg": sound.read_bytes()}
                 files |= {"txt": texts[language].encode()} if texts.get(language) else {}
                 files |= {"json": json.dumps(fields, ensure_ascii=False).encode()}
                 yield Spoken(concept, {f"{key}.{kind}": data for kind, data in files.items()})
