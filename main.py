@@ -63,9 +63,10 @@ def main(_: list[str]) -> None:
         BEGIN()
         saved = saved_config(WORKDIR.value)
         config = fit_to_data(CONFIG.value, saved)
+        experiment = Experiment(config, WORKDIR.value, asked=CONFIG.value)
         if saved or MODE.value == "train":
-            config = fit_to_minutes(config, saved, WORKDIR.value)
-        MODES[MODE.value](Experiment(config, WORKDIR.value, asked=CONFIG.value))
+            experiment = fit_to_minutes(experiment, saved)
+        MODES[MODE.value](experiment)
     except MmfuseError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)

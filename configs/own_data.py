@@ -68,7 +68,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.train = {"minutes": 0.0, "steps": 100_000, "evaluate_every": 100_000}
     config.checkpoint = {"every": 100, "keep": 2}
     config.log_every = 10
-    config.loader = parts.loader(workers=sizes.workers)
+    config.loader = parts.loader(workers=sizes.workers, memory=3000)
     config.evaluators = _evaluators(
         {"kind": "webdataset", "shards": config.data.get_ref("test")}, signals, pairs, caption
     )

@@ -136,6 +136,7 @@ def loader(**changes) -> dict:
     """How records are read; all of it may change when a run goes on."""
     return {
         "workers": 1,  # threads; 0 reads between the steps
+        "memory": 0,  # MB; a source whose records take no more decoded is decoded once, else in each epoch
         "rejected_share": 0.1,  # the run stops when more of a source's records cannot be used
         **changes,
     }

@@ -8,7 +8,6 @@ Each process of a job reads the rows of a step that its devices hold: together t
 order, however many processes there are.
 """
 
-import math
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,57 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from input_pipeline import texts
-from input_pipeline.collate import Fitted, Loaded, Row, collate
+from input_pipeline.collate import Loaded, Row, collate
+from input_pipeline.fits import FITS, ImageFit
 from input_pipeline.order import Mixture, shuffled
 from input_pipeline.sources.contract import Source
 from input_pipeline.tokenizers import CaptionTokenizer
 from input_pipeline.transforms import BadRecord
-from input_pipeline.transforms.audio import decode_audio, fit_audio
-from input_pipeline.transforms.augment_audio import make_audio_change
-from input_pipeline.transforms.augment_image import make_image_changes
-from input_pipeline.transforms.image import decode_image, resize_image
 from input_pipeline.transforms.resizing import GridResizing, Resizing
-from mmfuse.types import AUDIO_RATE, ConfigError, Example, Rejected
+from mmfuse.types import ConfigError, Example, Rejected
 
-Fit = Callable[[Any, tuple[int, ...], np.random.Generator], Fitted]
 Record = tuple[str, int, int, Example | Rejected]  # name and number of a source, index in it, what stands there
 
 
-def image_fit(augment: Mapping[str, Any], resizing: Resizing | GridResizing | None = None) -> Fit:
-    """What decodes an image if need be, resizes it to (height, width), and changes it as `augment` says.
-
-    `resizing` is whose way of resizing it is; None: our own. One that keeps the picture's shape may make it smaller
-    than the bucket; where it is longer, the record is refused.
-    """
-    changes = make_image_changes(augment)
-
-    def fit(value, shape, rng):
-        if isinstance(value, bytes):
-            needed = math.ceil(shape[0] / changes.least), math.ceil(shape[1] / changes.least)
-            value = decode_image(value, at_least=None if resizing else needed)
-        if changes.crop:
-            value = changes.crop(value, rng)
-        resized = resizing(value) if resizing else resize_image(value, *shape)
-        if resized.shape[0] > shape[0] or resized.shape[1] > shape[1]:
-            raise BadRecord("too long a picture")
-        return Fitted(changes.rest(resized, rng), resized.shape[:2])
-
-    return fit
-
-
-def audio_fit(augment: Mapping[str, Any]) -> Fit:
-    """What decodes a waveform if need be, cuts it to (samples,), changes it as `augment` says, and pads it."""
-    change = make_audio_change(augment)
-
-    def fit(value, shape, rng):
-        waveform = decode_audio(value, max_seconds=shape[0] / AUDIO_RATE) if isinstance(value, bytes) else value
-        values, size = fit_audio(change(waveform[: shape[0]], rng), *shape)
-        return Fitted(values, (size,))
-
-    return fit
-
-
-FITS: Mapping[str, Callable[[Mapping[str, Any]], Fit]] = {"image": image_fit, "audio": audio_fit}
 # Rows that are made at once: their files are in memory, 80 MB of them if they are photographs of 5 MB. JPEGs of 77 kB
 # took 1.41 ms of a busy core one by one, 1.27 by 8, 1.22 by 16, 1.18 by 64.
 TOGETHER = 16
@@ -112,11 +72,24 @@ class Recipe:
         self.signals, self.text, self.tokenizer = signals, text, tokenizer
         self.fits = {name: FITS[name](augment.get(name, {})) for name in signals}
         if resizing and "image" in signals:
-            self.fits["image"] = image_fit(augment.get("image", {}), resizing)
+            self.fits["image"] = ImageFit(augment.get("image", {}), resizing)
 
     def prepare(self, record: Record, rng: np.random.Generator) -> Row:
         """Decodes, fits and tokenizes; whatever is wrong with the record becomes the row's reason."""
         return self.add_texts(self.fit(record, rng), rng)
+
+    def decode(self, example: Example | Rejected) -> Example | Rejected:
+        """The record with its signals decoded, as `fit` would decode them, and without those that nobody asked for."""
+        if isinstance(example, Rejected):
+            return example
+        try:
+            signals = {
+                name: self.fits[name].decode(value, shape) if isinstance(value, bytes) else value
+                for name, value, shape in self._wanted(example)
+            }
+        except BadRecord as bad:
+            return Rejected(bad.reason, example.key)
+        return example._replace(signals=signals)
 
     def fit(self, record: Record, rng: np.random.Generator) -> Row:
         """Decodes and fits the signals: a row without texts."""
@@ -125,11 +98,7 @@ class Recipe:
         if isinstance(example, Rejected):
             return row._replace(rejected=example)
         try:
-            fitted = {
-                name: self.fits[name](example.signals[name], shape, rng)
-                for name, shape in self.signals.items()
-                if name in example.signals
-            }
+            fitted = {name: self.fits[name](value, shape, rng) for name, value, shape in self._wanted(example)}
         except BadRecord as bad:
             return row._replace(rejected=Rejected(bad.reason, example.key))
         return row._replace(signals=fitted, example=example._replace(signals={}))
@@ -151,6 +120,10 @@ class Recipe:
             return Row(row.source, row.origin, 0, {}, {}, {}, rejected=Rejected(bad.reason, example.key))
         concept = np.uint32(zlib.crc32(f"{row.source}/{example.concept}".encode(errors="replace"))).view(np.int32)
         return row._replace(concept=int(concept), sequences=sequences, pieces=pieces)
+
+    def _wanted(self, example: Example) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
+        """Name, value and shape of the bucket of each signal that is asked for and there."""
+        return ((name, example.signals[name], shape) for name, shape in self.signals.items() if name in example.signals)
 
     def collate(self, rows: Iterable[Row], number: int) -> Loaded:
         """Packs rows into a batch of `number` rows."""

@@ -17,8 +17,9 @@ from ml_collections import ConfigDict, config_flags
 
 from input_pipeline import texts
 from input_pipeline.collate import Loaded, Row
+from input_pipeline.fits import FITS
 from input_pipeline.sources.files import MAX_FILE_BYTES
-from input_pipeline.streams import FITS, Recipe
+from input_pipeline.streams import Recipe
 from input_pipeline.tokenizers import Tokenizer
 from input_pipeline.transforms import BadRecord
 from input_pipeline.transforms.resizing import GridResizing, Resizing

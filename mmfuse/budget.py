@@ -8,13 +8,11 @@ start of this measurement to the last step; evaluation comes on top.
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from input_pipeline.loader import load
 from mmfuse.experiment import Experiment
@@ -26,35 +24,35 @@ WARM, TIMED = 2, 20  # steps
 SHARE = 0.05  # of the minutes, for measuring
 
 
-def fit_to_minutes(config: ConfigDict, saved: Mapping[str, Any], workdir: str | Path) -> ConfigDict:
-    """Sets the steps of a config with `train.minutes`, at most `train.steps`, and a warm-up of a tenth at most.
+def fit_to_minutes(experiment: Experiment, saved: Mapping[str, Any]) -> Experiment:
+    """The run with steps for its `train.minutes`, at most `train.steps`, and a warm-up of a tenth at most.
 
     Args:
-      config: resolved.
+      experiment: of a resolved config. What was measured with stays: its tokenizer and its streams.
       saved: the config that the workdir's run began with, whose steps stand; empty where none has begun.
-      workdir: of the run; nothing is written there.
 
     Raises:
       ConfigError: the minutes are over before the first step.
     """
+    config = experiment.config
     minutes = config.train.get("minutes")
     if not minutes:
-        return config
-    steps = saved["train"]["steps"] if saved else _affordable(config, workdir, 60 * minutes)
+        return experiment
+    steps = saved["train"]["steps"] if saved else _affordable(experiment, 60 * minutes)
     fitted = config.copy_and_resolve_references()
     fitted.train.steps = steps
     fitted.optimizer.warmup = min(config.optimizer.warmup, steps // 10)
-    return fitted
+    return experiment.with_config(fitted)
 
 
-def _affordable(config, workdir, seconds) -> int:
+def _affordable(experiment, seconds) -> int:
     start = time.perf_counter()
-    experiment = Experiment(config, workdir)
     experiment.evaluation.open()
     pace, compiling = measure_pace(experiment, SHARE * seconds)
     # the step is compiled again, for its own number of steps
     before = time.perf_counter() - start + compiling
-    steps = int(multihost_utils.broadcast_one_to_all(np.int32(min(config.train.steps, (seconds - before) // pace))))
+    most = experiment.config.train.steps
+    steps = int(multihost_utils.broadcast_one_to_all(np.int32(min(most, (seconds - before) // pace))))
     if steps < 1:
         raise ConfigError(
             f"train.minutes={seconds / 60:g} are over before the first step: one takes {pace:.2f} s, and compiling "

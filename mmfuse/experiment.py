@@ -19,8 +19,7 @@ import optax
 from ml_collections import ConfigDict
 
 from input_pipeline.collate import collate
-from input_pipeline.streams import training_stream
-from input_pipeline.tokenizers import CaptionTokenizer, Tokenizer, source_texts, train_tokenizer
+from input_pipeline.tokenizers import CaptionTokenizer
 from mmfuse import build, build_data, build_goals
 from mmfuse.analysis.report import report_path, reported_step
 from mmfuse.describe import describe_batches, describe_cost, describe_state
@@ -40,7 +39,6 @@ from mmfuse.training.workdir import FREE, MEASURED_ON, alone, check_claimed, cla
 from mmfuse.types import CheckpointError, ConfigError
 from mmfuse.validate import validate
 from mmfuse.weights.pretrained import load_weights, weight_hashes
-from mmfuse.weights.tokenizer import ReleasedTokenizer
 
 LOGGER = logging.getLogger(__name__)
 TOKENIZER, CHECKPOINTS = "tokenizer", "checkpoints"  # folders of the workdir
@@ -74,36 +72,27 @@ class Experiment:
             mesh=self.mesh,
         )
 
+    def with_config(self, config: ConfigDict) -> "Experiment":
+        """The run of a config that differs in its steps only: what has been read of the data need not be read again."""
+        other = Experiment(config, self.workdir, self.asked)
+        for known in {"tokenizer", "streams"} & vars(self).keys():
+            setattr(other, known, getattr(self, known))
+        return other
+
     @cached_property
     def tokenizer(self) -> CaptionTokenizer:
         """The workdir's tokenizer; the first start takes that of a folder, or learns it from the sources' texts."""
-        folder = self.workdir / TOKENIZER
-        if "folder" in self.config.tokenizer:
-            there = folder if folder.exists() else self.config.tokenizer.folder
-            return ReleasedTokenizer(there, most=self.config.tokenizer.vocabulary)
-        if folder.exists():
-            return Tokenizer.load(folder)
-        sources = [build_data.make_source(source, ()) for source in self.config.sources.values()]
-        texts = source_texts(sources, self.config.tokenizer.examples)
-        return train_tokenizer(texts, vocab_size=self.config.tokenizer.vocabulary)
+        return build_data.make_tokenizer(self.config, self.workdir / TOKENIZER)
 
     @cached_property
     def streams(self) -> dict:
         """Stream name → what gives the batch of step n at index n."""
-        made = {}
-        for number, (name, stream) in enumerate(self.config.streams.items()):
-            sources = {
-                source: build_data.make_source(self.config.sources[source], stream.signals) for source in stream.mixture
-            }
-            made[name] = training_stream(
-                sources,
-                dict(stream.mixture),
-                build_data.make_recipe(stream, self.tokenizer),
-                rows=stream.rows,
-                seed=self.config.seed + 1_000_000 * number,
-                mine=rows_of(self.mesh.local_devices, self.mesh, stream.rows),
+        return {
+            name: build_data.make_training_stream(
+                self.config, name, self.tokenizer, mine=rows_of(self.mesh.local_devices, self.mesh, stream.rows)
             )
-        return made
+            for name, stream in self.config.streams.items()
+        }
 
     @cached_property
     def abstract_state(self) -> TrainState:
@@ -228,17 +217,26 @@ class Experiment:
         print(describe_cost(self.traced_step.lower().compile(), self.flops, self.mesh))
 
     def _train(self, checkpointer, writer) -> TrainState:
-        program, firsts = self._programs(), first_steps(self.config, checkpointer.latest_step() or 0)
+        config = self.config
+        program, firsts = self._programs(), first_steps(config, checkpointer.latest_step() or 0)
         # the compiler works beside what makes or restores the state; what it cannot compile is known before any step
         with ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(lambda: [program(step) for step in firsts])
             state, tally = self._resume(checkpointer, writer)
             writer.rewind(int(state.step))
             compiling.result()
-        rows = sum(stream.rows for stream in self.config.streams.values())
+        rows = sum(stream.rows for stream in config.streams.values())
         run = Run(program, self.streams, self.evaluation.measure, self.mesh, checkpointer, writer, rows)
-        often = {"evaluate_every": self.config.train.evaluate_every, "log_every": self.config.log_every}
-        return train(run, state, tally, steps=self.config.train.steps, **often, **self.config.loader)[0]
+        return train(
+            run,
+            state,
+            tally,
+            steps=config.train.steps,
+            log_every=config.log_every,
+            evaluate_every=config.train.evaluate_every,
+            workers=config.loader.workers,
+            rejected_share=config.loader.rejected_share,
+        )[0]
 
     def _programs(self) -> Callable[[int], Program]:
         """The program of each step: those of a phase have one, compiled when it is first asked for."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from input_pipeline.streams import FITS
+from input_pipeline.fits import FITS
 from input_pipeline.texts import ASKED, LEAST_LENGTH, TAKES, check_spec
 from input_pipeline.transforms.resizing import GridResizing, Resizing
 from mmfuse import build_data, build_goals

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from input_pipeline.fits import FITS
 from input_pipeline.prepare.shards import write_shards
 from input_pipeline.prepare.tfds import write_tfds
 from input_pipeline.sources.contract import Source
 from input_pipeline.sources.digits import Digits
 from input_pipeline.sources.scenes import Scenes
 from input_pipeline.sources.webdataset import Webdataset
-from input_pipeline.streams import FITS, Recipe, training_stream
+from input_pipeline.streams import Recipe, training_stream
 from input_pipeline.texts import TextSpec
 from mmfuse.build_data import SOURCES
 from mmfuse.types import Caption, Example, Question, Rejected

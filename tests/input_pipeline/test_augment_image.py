@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from input_pipeline.fits import ImageFit
 from input_pipeline.sources.scenes import Scenes
-from input_pipeline.streams import Recipe, evaluation_stream, image_fit, training_stream
+from input_pipeline.streams import Recipe, evaluation_stream, training_stream
 from input_pipeline.texts import TextSpec
 from input_pipeline.tokenizers import train_tokenizer
 from input_pipeline.transforms import augment_image, randaugment
@@ -239,7 +240,7 @@ def test_every_default_is_a_setting_that_fits():
 def test_a_crop_is_cut_before_the_image_is_resized():
     image = np.zeros((80, 80, 3), np.uint8)
     image[:, ::2] = 255  # stripes that would be grey after shrinking to a quarter
-    fit = image_fit({"crop": {"scale": (1 / 16, 1 / 16), "ratio": (1.0, 1.0)}})
+    fit = ImageFit({"crop": {"scale": (1 / 16, 1 / 16), "ratio": (1.0, 1.0)}})
     fitted = fit(image, (20, 20), rng()).values
     assert {*np.unique(fitted)} == {0, 255}
 
@@ -278,5 +279,5 @@ def test_a_large_photograph_is_not_decoded_whole_to_be_cropped(monkeypatch):
         return np.zeros((300, 300, 3), np.uint8)
 
     monkeypatch.setattr("input_pipeline.streams.decode_image", decode)
-    fitted = image_fit({"crop": {"scale": (0.5, 1.0), "ratio": (0.5, 2.0)}})(b"", (40, 50), np.random.default_rng(0))
+    fitted = ImageFit({"crop": {"scale": (0.5, 1.0), "ratio": (0.5, 2.0)}})(b"", (40, 50), np.random.default_rng(0))
     assert decoded == [(80, 100)] and fitted.values.shape == (40, 50, 3)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from input_pipeline.streams import image_fit
+from input_pipeline.fits import ImageFit
 from input_pipeline.transforms import BadRecord, image
 from input_pipeline.transforms.image import ORIENTATION, decode_image, resize_image
 from input_pipeline.transforms.resizing import GridResizing, Resizing
@@ -190,7 +190,7 @@ def test_a_jpeg_with_a_harmless_fault_is_decoded():
 def test_a_row_of_a_batch_has_all_detail_that_it_can_hold():
     """Stripes of 4 pixels, where half the height and a quarter of the width are wanted: they must not be averaged."""
     stripes = np.tile(np.arange(480)[:, None, None] // 4 % 2 * 200, (1, 640, 3)).astype(np.uint8)
-    fitted = image_fit({})(encode(stripes, "JPEG", quality=97), (240, 160), np.random.default_rng(0)).values
+    fitted = ImageFit({})(encode(stripes, "JPEG", quality=97), (240, 160), np.random.default_rng(0)).values
     expected = np.tile(np.arange(240)[:, None, None] // 2 % 2 * 200, (1, 160, 3))
     np.testing.assert_allclose(fitted.astype(int), expected, atol=12)
 
@@ -392,7 +392,7 @@ def test_growing_keeps_a_ramp_and_the_size_stays_when_equal():
 
 
 def test_a_picture_that_keeps_its_shape_may_be_smaller_than_its_bucket():
-    fit, rng = image_fit({}, GridResizing(patch=4, places=6)), np.random.default_rng(0)
+    fit, rng = ImageFit({}, GridResizing(patch=4, places=6)), np.random.default_rng(0)
     fitted = fit(np.zeros((30, 47, 3), np.uint8), (12, 12), rng)
     assert fitted.size == fitted.values.shape[:2] == (8, 12)
     with pytest.raises(BadRecord, match="too long a picture"):
@@ -400,7 +400,7 @@ def test_a_picture_that_keeps_its_shape_may_be_smaller_than_its_bucket():
 
 
 def test_a_picture_whose_longer_side_would_fill_the_memory_is_bad():
-    fit, rng = image_fit({}, Resizing(224, crop=(224, 224))), np.random.default_rng(0)
+    fit, rng = ImageFit({}, Resizing(224, crop=(224, 224))), np.random.default_rng(0)
     assert fit(np.zeros((3, 300, 3), np.uint8), (224, 224), rng).values.shape == (224, 224, 3)
     for side in (2_000, 200_000):
         with pytest.raises(BadRecord, match="too long a picture"):
