@@ -37,8 +37,9 @@ class Agreeing:
         `open/{modality}`, the share of open gates of it, and `soft/{modality}`, the mean probability that it belongs;
         the same with `/clean` and, for each kind of corruption, `/{kind}/{level}` (`damage.py`);
         `auroc/{kind}/{a}_{b}`: how well their mismatch tells pairs that both are as they were from pairs of which one
-        side suffered that kind and the other nothing; `auroc/{kind}`, the mean over pairs; `rejected`, how many records
-        were left out. What is absent, or was shut by a router, counts nowhere.
+        side suffered that kind and the other nothing; `auroc/{kind}`, the mean over pairs; `consensus/{kind}/{a}_{b}`
+        and `consensus/{kind}`, the same of the probability that a or b is the odd one, on which all pairs have a say;
+        `rejected`, how many records were left out. What is absent, or was shut by a router, counts nowhere.
         """
         (mismatch, opened, soft, there), examples = self.sweep.joined(state)
         numbers = {"rejected": float(len(self.sweep.rejected))}
@@ -49,11 +50,13 @@ class Agreeing:
             if there[name].any():
                 mine = [damage for damage, present in zip(befallen, there[name]) if present]
                 numbers |= shares_by_damage(name, opened[name][there[name]], soft[name][there[name]], mine)
+        odd = {(a, b): 2 - soft[a] - soft[b] for a, b in mismatch}
         for kind in sorted({*np.concatenate([*kinds.values()])} - {CLEAN[0], ABSENT}):
-            areas = {pair: _area(logits, *(kinds[name] for name in pair), kind) for pair, logits in mismatch.items()}
-            found = {f"auroc/{kind}/{'_'.join(pair)}": area for pair, area in areas.items() if area is not None}
-            if found:
-                numbers |= found | {f"auroc/{kind}": float(np.mean([*found.values()]))}
+            for measure, scores in (("auroc", mismatch), ("consensus", odd)):
+                areas = {pair: _area(scores[pair], *(kinds[name] for name in pair), kind) for pair in mismatch}
+                found = {f"{measure}/{kind}/{'_'.join(pair)}": area for pair, area in areas.items() if area is not None}
+                if found:
+                    numbers |= found | {f"{measure}/{kind}": float(np.mean([*found.values()]))}
         return numbers
 
 

@@ -109,6 +109,7 @@ def train(
             tally = sum((ready.tally for ready in loaded.values()), tally)
             failure = failure or _check(rejections, loaded.values(), tally, signals)
             state, metrics = run.program(step).step(state, batches)
+            clock.running = metrics["skipped"]
             if logged is not None:
                 _log(run, clock, alarm, *logged, log_every)
             logged = step, metrics, tally
@@ -158,21 +159,28 @@ def _log(run, clock, alarm, step, metrics, tally, log_every):
 
 
 class _Clock:
-    """Measures steps, and how much of them was waiting for data."""
+    """Measures steps, and how much of them was waiting for data.
+
+    Attributes:
+      running: a number that the step before computes. While it is not there the device has work, and does not wait.
+    """
+
+    running: jax.Array | None = None
 
     def __init__(self, run: Run, step: int, steps: int):
         self.run, self.steps, self.step = run, steps, step
         self.last, self.waited, self.rate = time.perf_counter(), 0.0, None
 
     def wait(self, batches: Iterator) -> Iterator:
-        """Passes batches on, and counts the time that each took to come."""
+        """Passes batches on, and counts the time that each took to come where the device was done before it came."""
         while True:
             start = time.perf_counter()
             try:
                 ready = next(batches)
             except StopIteration:
                 return
-            self.waited += time.perf_counter() - start
+            if self.running is None or self.running.is_ready():
+                self.waited += time.perf_counter() - start
             yield ready
 
     def restart(self) -> None:

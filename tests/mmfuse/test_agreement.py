@@ -67,19 +67,26 @@ def numbers():
     return Agreeing(stream, Compared, make_mesh(data=2), workers=1)(state)
 
 
+def odd(a, b):
+    """The probability that one of two modalities is the odd one, for each record."""
+    return (1 - SOFT[:, NAMES.index(a)]) + (1 - SOFT[:, NAMES.index(b)])
+
+
 @pytest.mark.parametrize("kind", ["swap", "alter"])
-def test_areas_compare_clean_pairs_with_pairs_of_one_such_side(numbers, kind):
+@pytest.mark.parametrize("measure", ["auroc", "consensus"])
+def test_areas_compare_clean_pairs_with_pairs_of_one_such_side(numbers, measure, kind):
     areas = []
     for place, (a, b) in enumerate(PAIRS):
         used = [i for i in USED if i not in (LEFT_OUT[a], LEFT_OUT[b])]
         sides = {i: sorted([BEFALLEN[i][NAMES.index(a)], BEFALLEN[i][NAMES.index(b)]]) for i in used}
         false = {i: sides[i] == ["", kind] for i in used if sides[i] in (["", ""], ["", kind])}
         if not any(false.values()):
-            assert f"auroc/{kind}/{a}_{b}" not in numbers
+            assert f"{measure}/{kind}/{a}_{b}" not in numbers
             continue
-        areas.append(roc_auc_score([*false.values()], [LOGITS[i, place] for i in false]))
-        assert numbers[f"auroc/{kind}/{a}_{b}"] == pytest.approx(areas[-1])
-    assert numbers[f"auroc/{kind}"] == pytest.approx(np.mean(areas))
+        scores = {"auroc": LOGITS[:, place], "consensus": odd(a, b)}[measure]
+        areas.append(roc_auc_score([*false.values()], [scores[i] for i in false]))
+        assert numbers[f"{measure}/{kind}/{a}_{b}"] == pytest.approx(areas[-1])
+    assert numbers[f"{measure}/{kind}"] == pytest.approx(np.mean(areas))
 
 
 def test_open_gates_are_counted_by_what_befell_their_modality(numbers):

@@ -25,9 +25,12 @@ ROWS = 8
 
 
 class Numbers:
-    """Step n's rows are all n."""
+    """Step n's rows are all n; they take their time."""
+
+    seconds = 0.0
 
     def __getitem__(self, step):
+        time.sleep(self.seconds)
         tally = Counter({"src/read": ROWS, "src/used": ROWS})
         return Loaded({"x": np.full((ROWS, 2), float(step), np.float32)}, tally, [], [], [])
 
@@ -43,7 +46,8 @@ def run(tmp_path):
 
     @jax.jit
     def step(state, batches):
-        w = state.trainable["w"] + batches["numbers"]["x"].mean()
+        square = jax.lax.fori_loop(0, run.products, lambda _, x: x @ x, jnp.zeros((512, 512)))
+        w = state.trainable["w"] + batches["numbers"]["x"].mean() + square[0, 0]
         return state.replace(trainable={"w": w}, step=state.step + 1), {"loss": w.sum(), "skipped": state.skipped}
 
     def run(evaluate, *, steps=7, evaluate_every=3):
@@ -71,6 +75,7 @@ def run(tmp_path):
             run.saved = checkpointer.latest_step()
         return evaluated
 
+    run.products = 0  # of matrices, in a step
     run.lines = lambda name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
     return run
 
@@ -104,3 +109,12 @@ def test_the_time_of_an_evaluation_is_none_of_a_step(run):
     assert run(lambda state: time.sleep(0.5)) == [3, 6, 7]
     seconds = [line["seconds"] for line in run.lines("timing")]
     assert len(seconds) == 7 and max(seconds[3:]) < 0.4
+
+
+@pytest.mark.parametrize(("reading", "products", "least", "most"), [(0.3, 0, 0.6, 1.0), (0.01, 100, 0.0, 0.0)])
+def test_who_has_something_to_compute_does_not_wait(run, monkeypatch, reading, products, least, most):
+    monkeypatch.setattr(Numbers, "seconds", reading)
+    run.products = products
+    run(lambda state: None, steps=7, evaluate_every=7)
+    waited = np.median([line["wait_share"] for line in run.lines("timing")])
+    assert least <= waited <= most
