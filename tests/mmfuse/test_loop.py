@@ -111,7 +111,7 @@ def test_the_time_of_an_evaluation_is_none_of_a_step(run):
     assert len(seconds) == 7 and max(seconds[3:]) < 0.4
 
 
-@pytest.mark.parametrize(("reading", "products", "least", "most"), [(0.3, 0, 0.6, 1.0), (0.01, 100, 0.0, 0.0)])
+@pytest.mark.parametrize(("reading", "products", "least", "most"), [(0.3, 0, 0.6, 1.0), (0.001, 100, 0.0, 0.2)])
 def test_who_has_something_to_compute_does_not_wait(run, monkeypatch, reading, products, least, most):
     monkeypatch.setattr(Numbers, "seconds", reading)
     run.products = products
