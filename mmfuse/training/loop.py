@@ -165,7 +165,7 @@ class _Clock:
       running: a number that the step before computes. While it is not there the device has work, and does not wait.
     """
 
-    running: jax.Array | None = None
+    running: Any = None  # an array; the type lacks `is_ready`
 
     def __init__(self, run: Run, step: int, steps: int):
         self.run, self.steps, self.step = run, steps, step
