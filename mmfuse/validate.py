@@ -95,8 +95,14 @@ def validate(config: ConfigDict, *, shards: int) -> None:
                 require(evaluator.kind == "answering", f"evaluators.{name}.question_only: only 'answering' has it.")
                 lookup(build_data.SOURCES, evaluator.question_only.source.kind, "source")
             _check_evaluator(f"evaluators.{name}", evaluator, config)
-    require("/" not in config.eval.name, f"eval.name is '{config.eval.name}': write a name without '/'.")
-    called = Counter(name for _, evaluator in evaluators for name in evaluator.get("called", {}).values())
+    with _reading("eval"):
+        require("/" not in config.eval.name, f"eval.name is '{config.eval.name}': write a name without '/'.")
+    with _reading("loader"):
+        for name in ("workers", "memory"):
+            value = config.loader.get(name, 0)
+            require(isinstance(value, int), f"loader.{name} is {value!r}: write a whole number.")
+    with _reading("evaluators"):
+        called = Counter(name for _, evaluator in evaluators for name in evaluator.get("called", {}).values())
     for name, times in called.items():
         require(times == 1, f"{times} numbers of evaluators are called '{name}': let one of them be called otherwise.")
 

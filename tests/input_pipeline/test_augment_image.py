@@ -278,6 +278,6 @@ def test_a_large_photograph_is_not_decoded_whole_to_be_cropped(monkeypatch):
         decoded.append(at_least)
         return np.zeros((300, 300, 3), np.uint8)
 
-    monkeypatch.setattr("input_pipeline.streams.decode_image", decode)
+    monkeypatch.setattr("input_pipeline.fits.decode_image", decode)
     fitted = ImageFit({"crop": {"scale": (0.5, 1.0), "ratio": (0.5, 2.0)}})(b"", (40, 50), np.random.default_rng(0))
     assert decoded == [(80, 100)] and fitted.values.shape == (40, 50, 3)

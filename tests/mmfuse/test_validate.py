@@ -239,6 +239,7 @@ def test_an_objective_needs_its_head(head):
         ("model.router", {"ladder": (0.5, 0.25)}, "write rising shares of which the last is 1.0"),
         ("model.router", {"capacity": {"image": 1.5}}, "capacity.image is 1.5: write a share above 0"),
         ("model.router", {"capacity": {}}, "router.capacity is empty: name a modality"),
+        ("loader", {"memory": "lots"}, "loader.memory is 'lots': write a whole number"),
     ],
 )
 def test_what_is_routed_and_compared_can_be(room, changes, words):
@@ -250,4 +251,12 @@ def test_what_is_routed_and_compared_can_be(room, changes, words):
             if value is None:
                 del node[name]
     with pytest.raises(ConfigError, match=words):
+        validate(config, shards=1)
+
+
+def test_a_value_in_the_place_of_a_part_is_refused():
+    config = small.get_config()
+    with config.unlocked(), config.ignore_type():
+        config.eval = "other"
+    with pytest.raises(ConfigError, match="eval cannot be read"):
         validate(config, shards=1)
