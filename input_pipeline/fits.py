@@ -24,8 +24,8 @@ from mmfuse.types import AUDIO_RATE
 class Fit(Protocol):
     """What fits the signals of one modality; it raises `BadRecord`."""
 
-    def decode(self, data: bytes, shape: tuple[int, ...], /) -> np.ndarray:
-        """As much of an encoded signal as the bucket `shape` can need."""
+    def decode(self, value: Any, shape: tuple[int, ...], /) -> np.ndarray:
+        """As much of an encoded signal as the bucket `shape` can need; one that is decoded, as it is."""
         ...
 
     def __call__(self, value: Any, shape: tuple[int, ...], rng: np.random.Generator, /) -> Fitted:
@@ -43,12 +43,14 @@ class ImageFit:
     def __init__(self, augment: Mapping[str, Any], resizing: Resizing | GridResizing | None = None):
         self.changes, self.resizing = make_image_changes(augment), resizing
 
-    def decode(self, data: bytes, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
+    def decode(self, value: Any, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
+        if not isinstance(value, bytes):
+            return value
         needed = math.ceil(shape[0] / self.changes.least), math.ceil(shape[1] / self.changes.least)
-        return decode_image(data, at_least=None if self.resizing else needed)
+        return decode_image(value, at_least=None if self.resizing else needed)
 
     def __call__(self, value: Any, shape: tuple[int, ...], rng: np.random.Generator) -> Fitted:
-        image = self.decode(value, shape) if isinstance(value, bytes) else value
+        image = self.decode(value, shape)
         if self.changes.crop:
             image = self.changes.crop(image, rng)
         resized = self.resizing(image) if self.resizing else resize_image(image, *shape)
@@ -63,12 +65,11 @@ class AudioFit:
     def __init__(self, augment: Mapping[str, Any]):
         self.change = make_audio_change(augment)
 
-    def decode(self, data: bytes, shape: tuple[int, ...]) -> Float32[np.ndarray, "f"]:
-        return decode_audio(data, max_seconds=shape[0] / AUDIO_RATE)
+    def decode(self, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "f"]:
+        return decode_audio(value, max_seconds=shape[0] / AUDIO_RATE) if isinstance(value, bytes) else value
 
     def __call__(self, value: Any, shape: tuple[int, ...], rng: np.random.Generator) -> Fitted:
-        waveform = self.decode(value, shape) if isinstance(value, bytes) else value
-        values, size = fit_audio(self.change(waveform[: shape[0]], rng), *shape)
+        values, size = fit_audio(self.change(self.decode(value, shape)[: shape[0]], rng), *shape)
         return Fitted(values, (size,))
 
 

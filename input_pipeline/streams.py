@@ -83,10 +83,7 @@ class Recipe:
         if isinstance(example, Rejected):
             return example
         try:
-            signals = {
-                name: self.fits[name].decode(value, shape) if isinstance(value, bytes) else value
-                for name, value, shape in self._wanted(example)
-            }
+            signals = {name: self.fits[name].decode(value, shape) for name, value, shape in self._wanted(example)}
         except BadRecord as bad:
             return Rejected(bad.reason, example.key)
         return example._replace(signals=signals)

@@ -20,7 +20,7 @@ from mmfuse.training.sharding import place
 from mmfuse.types import ConfigError
 
 LOGGER = logging.getLogger(__name__)
-WARM, TIMED = 2, 60  # steps; after half a minute of work a processor may be slower than at first
+WARM, TIMED = 2, 60  # steps
 SHARE = 0.05  # of the minutes, for measuring
 
 

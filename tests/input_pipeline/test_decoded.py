@@ -40,11 +40,9 @@ class Files:
             return Rejected("empty record", "eleven")
         rng, sound = np.random.default_rng(index), io.BytesIO()
         soundfile.write(sound, rng.uniform(-0.5, 0.5, SAMPLES).astype(np.float32), 16_000, format="FLAC")
-        picture = rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-        picture = cv2.imencode([".png", ".jpg"][index % 2], rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8))[
-            1
-        ].tobytes()
-        signals = {"image": picture, "audio": sound.getvalue() if index != 8 else b"fLaC, and no more"}
+        image = rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+        _, picture = cv2.imencode([".png", ".jpg"][index % 2], image)
+        signals = {"image": picture.tobytes(), "audio": sound.getvalue() if index != 8 else b"fLaC, and no more"}
         if index % 3 < 2:
             del signals[["image", "audio"][index % 3]]
         return Example(f"key{index}", f"concept{index}", signals, (Caption(f"number {index}", "en"),))
