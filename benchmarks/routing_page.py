@@ -104,7 +104,10 @@ def _damage(found: Mapping[str, Reached]) -> Iterator[str]:
                 right = [numbers[f"spoiled/accuracy/{part}"] for part in levels(kind)]
                 yield f"| | answers, {name} | | " + _cells(right)
     for name, numbers in (("routed", run), ("dense", dense)):
-        yield f"| missing | answers, {name} |" + " |" * LEVELS + " " + _cells([numbers["spoiled/accuracy/missing/5"]])
+        clean, missing = numbers["vqa/accuracy/clean"].mean, numbers["spoiled/accuracy/missing/5"].mean
+        # at level n it is missing in n of LEVELS examples
+        right = " | ".join(f"{clean + (missing - clean) * level / LEVELS:.3f}" for level in range(LEVELS + 1))
+        yield f"| {'missing' if name == 'routed' else ' '} | answers, {name} | {right} |".replace("|   |", "| |")
 
 
 def levels(kind: str) -> list[str]:
