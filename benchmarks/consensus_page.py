@@ -10,7 +10,7 @@ from mmfuse.evaluators.damage import LEVELS
 from mmfuse.results import Spread, newest_of_each_seed, over_seeds, runs_in_words
 
 PAGE = Path(__file__).parent.parent / "docs" / "consensus.md"
-RUNS = ("gated", "watched", "dense")
+RUNS = ("asked", "gated", "dense")
 REACHED = (
     ("answers, all agree", "clean/accuracy"),
     ("one is of another scene", "vqa/accuracy"),

@@ -103,6 +103,17 @@ def consensus(between: tuple[str, ...], **changes) -> dict:
     }
 
 
+def answer_consensus(between: tuple[str, ...], **changes) -> dict:
+    """After the towers, in evaluation: which modality answers otherwise than the others, and is not believed."""
+    return {
+        "between": between,  # three or more, or nothing is ever shut
+        "questions": 4,  # the most of a row that are looked at
+        "slip": 0.02,  # how often an answer is one that was given without looking
+        "threshold": 0.5,  # probability of being the odd one above which a modality is shut; 1: none is
+        **changes,
+    }
+
+
 def prefix(**changes) -> dict:
     """Tokens that say which modalities there are and how far they go; `memories` of the decoder names them `prefix`."""
     return {"drop": 0.1, **changes}  # share of the examples in training that are told nothing

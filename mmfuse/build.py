@@ -15,6 +15,7 @@ from mmfuse.models.dual_tower import DualTower
 from mmfuse.models.multimodal import PREFIX, TEXT_TOWER, Multimodal
 from mmfuse.models.single_tower import SingleTower
 from mmfuse.objectives.cost import count_flops
+from mmfuse.routing.answers import AnswerConsensus
 from mmfuse.routing.consensus import Consensus
 from mmfuse.routing.evidence import PROBES
 from mmfuse.routing.gates import BinaryConcrete, Dimmed, HardConcrete, Random, Threshold, TopK
@@ -101,6 +102,8 @@ def _prefix(model, dtype, rngs):
 
 
 def _consensus(config, widths, dtype, rngs):
+    if "questions" in config:
+        return AnswerConsensus(**config.to_dict())
     compared = {name: widths[reader(name)] for name in config.between}
     settings = {key: value for key, value in config.items() if key != "between"}
     return Consensus(compared, **settings, dtype=dtype, rngs=rngs)

@@ -31,7 +31,7 @@ ANY_SIGN = re.compile(r"(^mesh\.\w+|dual\.bias|augment\.audio\.noise_db)$")
 POSITIVE = re.compile(
     r"(?<!\.decoding)(?<!projection)\.(rows|records|number|length|examples|chunk|tokens|width|single\.depth|heads|"
     r"key_heads|pairs|mlp|blocks|cross_every|embedding|temperature(\.(start|end))?|"
-    r"steps|evaluate_every|every|keep|accumulate|learning_rate|clip|mates|hop|window|bands|samples|image|patch|places|at)$|^log_every$"
+    r"consensus\.questions|steps|evaluate_every|every|keep|accumulate|learning_rate|clip|mates|hop|window|bands|samples|image|patch|places|at)$|^log_every$"
 )
 # What evaluators take from their streams.
 GIVEN = {
@@ -84,6 +84,8 @@ def validate(config: ConfigDict, *, shards: int) -> None:
                 _check_groups(f"streams.{name}", stream, config.model.router.groups, shards)
             _check_shapes(f"streams.{name}", stream, config)
             _check_objectives(f"streams.{name}", stream, config)
+    with _reading("objectives"):
+        _check_asked(config)
     for name, evaluator in evaluators:
         with _reading(f"evaluators.{name}"):
             lookup(build_goals.EVALUATORS, evaluator.kind, "evaluator")
@@ -219,13 +221,15 @@ def _check_objectives(name, stream, config):
         absent = sorted(set(needs) - set(given))
         require(not absent, f"{name}: the objective '{objective}' needs {', '.join(absent)}, which the stream lacks.")
         alone = settings.get("alone", 0.0)
-        require(0 <= alone <= 1, f"objectives.{objective}.alone is {alone}: write a share of the examples, 0 to 1.")
+        require(0 <= alone <= 1, f"objectives.{objective}.alone is {alone}: write a weight from 0 to 1.")
         require(
             not alone or "prefix" not in config.model,
             f"objectives.{objective}.alone is {alone}: model.prefix would tell the decoder of what is taken from it. "
             "Write 0, or leave the prefix out.",
         )
         if settings.kind == "matching":
+            heads = "questions" not in config.model.consensus
+            require(heads, f"objectives.{objective} teaches heads, and model.consensus has none: it compares answers.")
             check_compared(f"objectives.{objective}", settings.between, config.model.consensus.between)
             few = f"objectives.{objective}.mates is {settings.mates}, and {name} has {stream.rows} rows: write fewer."
             require(settings.mates < stream.rows, few)
@@ -240,6 +244,16 @@ def _check_objectives(name, stream, config):
             any(memory in given for memory in config.model.single.memories),
             f"{name} has none of the signals that the decoder reads: {', '.join(config.model.single.memories)}.",
         )
+
+
+def _check_asked(config):
+    """Whoever is asked alone has to have learned to answer alone."""
+    learned = any(config.objectives[name].get("alone", 0.0) for s in config.streams.values() for name in s.objectives)
+    require(
+        learned or "questions" not in config.model.get("consensus", {}),
+        "model.consensus asks each modality alone, and no objective teaches that: give one of the kind 'generation' "
+        "an 'alone' above 0.",
+    )
 
 
 def _check_evaluator(name, evaluator, config):
@@ -262,6 +276,11 @@ def _check_evaluator(name, evaluator, config):
     if evaluator.kind in ABOUT:
         part, words = ABOUT[evaluator.kind]
         require(part in config.model, f"{name} {words}: it needs model.{part}.")
+        asks = evaluator.kind == "agreement" and "questions" in config.model.consensus
+        require(
+            not asks or "prompt" in evaluator.stream.text,
+            f"{name}.stream lacks prompt: model.consensus compares what modalities answer to it.",
+        )
     if evaluator.kind == "classification":
         check_classes(f"{name}.classes", evaluator.classes)
         text = config.model.towers.get("text")

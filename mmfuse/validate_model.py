@@ -44,7 +44,7 @@ def check_model(model: ConfigDict) -> None:
     if "router" in model:
         _check_router(model.router, model.towers)
     if "consensus" in model:
-        _check_consensus(model.consensus, model.towers)
+        _check_consensus(model)
     _check_prefix(model)
     for name, number in model.get("keep", {}).items():
         _check_reader("model.keep", name, model.towers)
@@ -96,14 +96,24 @@ def _check_router(router, towers):
     )
 
 
-def _check_consensus(consensus, towers):
+def _check_consensus(model):
+    consensus, read = model.consensus, model.get("single", {}).get("memories", ())
     require(len(consensus.between) > 1, "model.consensus.between: name two modalities or more.")
     for name in consensus.between:
-        _check_reader("model.consensus.between", name, towers)
+        _check_reader("model.consensus.between", name, model.towers)
     require(
         0.5 <= consensus.threshold <= 1,
         f"model.consensus.threshold is {consensus.threshold}: write 0.5, so that one modality is shut at most, to 1.",
     )
+    if "questions" in consensus:
+        unread = [name for name in consensus.between if name not in read]
+        require(
+            not unread,
+            f"model.consensus asks {', '.join(unread)}, which the decoder does not read: name it in "
+            "model.single.memories, or leave it out.",
+        )
+        slip = consensus.slip
+        require(0 < slip < 1, f"model.consensus.slip is {slip}: write a share of the answers between 0 and 1.")
 
 
 def check_compared(name: str, between: Sequence[tuple[str, str]], compared: Sequence[str]) -> None:

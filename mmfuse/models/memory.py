@@ -3,7 +3,7 @@
 The first of a model's two phases, `encode`, makes a memory; heads, decoders and objectives read it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,18 +63,20 @@ def keep_tokens(memory: Memory, stays: Mapping[str, Bool[Array, "..."]]) -> Memo
     return memory._replace(tokens=memory.tokens | read)
 
 
-def keep_one(memory: Memory, names: Sequence[str], key: Array, share: float) -> Memory:
-    """The memory; in that share of the examples one of the names alone is left, drawn evenly from those that are there.
+def in_views(memory: Memory, views: Sequence[Collection[str]], names: Sequence[str]) -> Memory:
+    """Each example V times, one after another: of the names, each view has those alone that it lists.
 
-    What is not named stays.
+    Tokens that are not named are in all views.
     """
-    names = [name for name in names if name in memory.tokens]
-    there = jnp.stack([(memory.tokens[name].segment > 0).any(axis=1) for name in names], axis=1)
-    whether, which = jax.random.split(key)
-    lot = jnp.where(there, jax.random.uniform(which, there.shape), -1)
-    all_stay = jax.random.uniform(whether, (len(there), 1)) >= share
-    stays = all_stay | (lot.argmax(axis=1)[:, None] == jnp.arange(len(names))[None])
-    return keep_tokens(memory, {name: column[:, None] for name, column in zip(names, stays.T)})
+
+    def spread(name, side):
+        side = Tokens(*(jnp.repeat(array, len(views), axis=0) for array in side))
+        if name not in names:
+            return side
+        seen = jnp.tile(jnp.array([name in view for view in views]), len(side.segment) // len(views))
+        return side._replace(segment=jnp.where(seen[:, None], side.segment, 0))
+
+    return memory._replace(tokens={name: spread(name, side) for name, side in memory.tokens.items()})
 
 
 def valid_values(signal: Signal) -> Num[Array, "B I ..."]:

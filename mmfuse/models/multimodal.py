@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float, Int, Num
 
 from mmfuse.fusion.prefix import ModalityPrefix, Told, expected_alignment
 from mmfuse.models.dual_tower import DualTower
-from mmfuse.models.memory import Memory, join_items, keep_tokens, valid_values
+from mmfuse.models.memory import Memory, in_views, join_items, keep_tokens, valid_values
 from mmfuse.models.single_tower import SingleTower
+from mmfuse.routing.answers import AnswerConsensus
 from mmfuse.routing.capacity import keep_rows
-from mmfuse.routing.consensus import Consensus
+from mmfuse.routing.consensus import NO_AGREEMENT, Agreement, Consensus
 from mmfuse.routing.gates import Gates
 from mmfuse.routing.router import Moment, Router
 from mmfuse.routing.tokens import TokenSelection
@@ -39,7 +40,7 @@ class Multimodal(nnx.Module):
         single: SingleTower | None,
         router: Router | None = None,
         prefix: ModalityPrefix | None = None,
-        consensus: Consensus | None = None,
+        consensus: Consensus | AnswerConsensus | None = None,
         keep: Mapping[str, TokenSelection] | None = None,
     ):
         """Args: `towers` by the name of their signal; `text` reads the roles `source`, `foil` and `caption`. Of the
@@ -50,7 +51,7 @@ class Multimodal(nnx.Module):
         self.router = cast(Router, router)  # None where every tower reads every example
         self.prefix = prefix
         self.keep = nnx.Dict(keep or {})
-        self.consensus = cast(Consensus, consensus)  # None where all modalities are believed
+        self.consensus = cast(Consensus | AnswerConsensus, consensus)  # None where all modalities are believed
 
     def encode(self, batch: Batch, probe: dict | None = None, moment: Moment | None = None) -> Memory:
         """Runs the towers of all signals, and of the texts that are to be encoded, in the batch.
@@ -71,7 +72,7 @@ class Multimodal(nnx.Module):
             if role in batch.text:
                 self._remember(memory, role, TEXT_TOWER, batch.text[role], probe, moment)
         if self.consensus is not None:
-            memory = self._without_the_odd(memory)
+            memory = self._without_the_odd(memory, self._compare(memory, batch, moment))
         if self.prefix is not None:
             key = None if moment is None else jax.random.fold_in(moment.key, 1)
             memory.tokens[PREFIX] = self.prefix(self._told(memory, batch), batch.valid, key)
@@ -85,9 +86,25 @@ class Multimodal(nnx.Module):
             kept.tokens[PREFIX] = self.prefix.keep_told(memory.tokens[PREFIX], keep)
         return kept
 
-    def _without_the_odd(self, memory: Memory) -> Memory:
+    def _compare(self, memory: Memory, batch: Batch, moment: Moment | None) -> Agreement:
+        """How far modalities agree. By their answers in evaluation alone: in training each is told what is right, and
+        one that were shut where it errs would not learn."""
+        if isinstance(self.consensus, Consensus):
+            return self.consensus(memory.tokens)
+        text = batch.text.get("prompt", batch.text.get("target"))
+        names = [name for name in self.consensus.between if name in memory.tokens]
+        if moment is not None or text is None or not names:
+            return NO_AGREEMENT
+        views = [*([name] for name in names), []]
+        texts = Text(*(jnp.repeat(array, len(views), axis=0) for array in text))
+        seen = in_views(memory, views, self.single.memories)
+        answers, asked = self.single.first_words(texts, seen, self.consensus.questions)
+        answers = answers.reshape(-1, len(views), *answers.shape[1:])
+        found = {name: answers[:, view] for view, name in enumerate(names)}
+        return self.consensus(memory.tokens, found, answers[:, -1], asked[:: len(views)])
+
+    def _without_the_odd(self, memory: Memory, agreement: Agreement) -> Memory:
         """The memory, in which a modality that disagrees with the others is padding."""
-        agreement = self.consensus(memory.tokens)
         kept = {name: _gated(memory.tokens[name], gates) for name, gates in agreement.gates.items()}
         embedded = {
             name: _scaled(memory.embeddings[name], gates)

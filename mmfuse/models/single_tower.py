@@ -8,11 +8,12 @@ References: Flamingo, arXiv 2204.14198; CoCa, arXiv 2205.01917.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mmfuse.models.memory import Memory
 from mmfuse.nn.cache import Cache
@@ -20,7 +21,7 @@ from mmfuse.nn.masks import Mask
 from mmfuse.stack.block import Context
 from mmfuse.stack.stack import Stack
 from mmfuse.towers.text import places
-from mmfuse.types import MODALITIES, Tokens
+from mmfuse.types import BOS, MODALITIES, Text, Tokens
 
 
 class Decoded(NamedTuple):
@@ -100,6 +101,22 @@ class SingleTower(nnx.Module):
             position = cache.position + read[:, None].astype(jnp.float32)
             cache = Cache(out.cache, cache.length + read, position)
         return Decoded(out.values, cache, out.aux, out.trace)
+
+    def first_words(self, text: Text, memory: Memory, number: int) -> tuple[Float[Array, "R Q V"], Bool[Array, "R Q"]]:
+        """Log-probabilities of the word that begins each answer, and where there is an answer.
+
+        Args:
+          text: of R examples, as many as the memory has; an answer is behind each BOS.
+          memory: what `encode` made.
+          number: Q; of the texts of an example the first Q count.
+        """
+        examples, length = len(text.ids), text.ids.shape[-1]
+        ids, segment = text.ids.reshape(-1, length), text.segment.reshape(-1, length)
+        hidden = self.decode(self.read(ids, segment), memory).hidden.reshape(examples, -1, self.embed.features)
+        begins = ((ids == BOS) & (segment > 0)).reshape(examples, -1)
+        begins, place = jax.lax.top_k(begins.astype(jnp.int32), min(number, begins.shape[1]))
+        hidden = jnp.take_along_axis(hidden, place[..., None], axis=1)
+        return jax.nn.log_softmax(self.readout(hidden)), begins > 0
 
     def readout(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Logits of the next token, in float32: those from 8 to 16 would be multiples of 1/16 in bfloat16."""

@@ -8,6 +8,7 @@ References: image–text matching, ViLBERT, arXiv 1908.02265, section 3.2; foils
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from mmfuse.models.memory import Memory
 from mmfuse.models.multimodal import Multimodal
 from mmfuse.nn.losses.routing import mismatch_loss
 from mmfuse.objectives.objective import Terms, mean_over_pairs
+from mmfuse.routing.consensus import Consensus
 from mmfuse.types import Batch, Tokens
 
 FOIL, FOILED = "foil", "source"  # the role of what is wrong in a detail, and of what it is like
@@ -34,6 +36,7 @@ class Matching:
         self.between, self.mates = [tuple(pair) for pair in between], mates
 
     def __call__(self, model: Multimodal, memory: Memory, batch: Batch, key: Array) -> Terms:
+        consensus = cast(Consensus, model.consensus)  # validated: it has heads
         values, weights, metrics = [], [], {}
         for index, (a, b) in enumerate(self.between):
             rows, columns = memory.agreement.tokens[a], memory.agreement.tokens[b]
@@ -43,11 +46,11 @@ class Matching:
             others = [(rows, Tokens(*(array[mate] for array in columns))) for mate in mates]
             counted = [jnp.ones(len(allowed))] * self.mates
             if foiled := FOIL in memory.tokens and FOILED in (a, b):
-                foil = model.consensus.project(FOILED, memory.tokens[FOIL])
+                foil = consensus.project(FOILED, memory.tokens[FOIL])
                 others.append((foil, columns) if a == FOILED else (rows, foil))
                 counted.append(_there(foil).astype(jnp.float32))
             real = memory.agreement.mismatch[a, b]
-            mixed, share = jnp.stack([model.consensus.mismatch((a, b), *sides) for sides in others]), jnp.stack(counted)
+            mixed, share = jnp.stack([consensus.mismatch((a, b), *sides) for sides in others]), jnp.stack(counted)
             share = share / share.sum(axis=0, keepdims=True)
             loss = (mismatch_loss(mixed, swapped=True) * share).sum(axis=0)
             right = jnp.where(mixed > 0, share, 0).sum(axis=0)

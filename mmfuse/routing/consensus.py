@@ -3,7 +3,8 @@
 The second of two gates, after the towers have run: it saves nothing, and keeps a signal that is clear but wrong from
 being believed.
 
-    mismatch   ℓ_ab, a logit for each pair of modalities, read off their tokens (`match.py`)
+    mismatch   ℓ_ab, a logit for each pair of modalities, read off their tokens (`match.py`) or off what they answer
+               (`answers.py`)
     odd        P(m) = exp Σ_b ℓ_mb / (1 + Σ_k exp Σ_b ℓ_kb)
     gate       shut where P(m) > threshold, ½ or more: one at most
 
@@ -34,7 +35,7 @@ class Agreement(NamedTuple):
     """How far the modalities of a batch agree.
 
     Attributes:
-      tokens: of each modality, in the shared width.
+      tokens: of each modality, in the width in which they are compared.
       mismatch: of each pair a logit (B), positive where it is a mismatch; 0 where a side is not there.
       gates: (B) of each modality; `soft` is the probability that it belongs.
     """
@@ -82,7 +83,7 @@ class Consensus(nnx.Module):
         tokens = {name: self.project(name, memory[name]) for name in self.projections if name in memory}
         pairs = [pair for pair in self.pairs if pair[0] in tokens and pair[1] in tokens]
         mismatch = {pair: self.mismatch(pair, *(tokens[name] for name in pair)) for pair in pairs}
-        return Agreement(tokens, mismatch, self._gates(tokens, mismatch))
+        return Agreement(tokens, mismatch, shut_the_odd(tokens, mismatch, self.threshold))
 
     def project(self, name: str, tokens: Tokens) -> Tokens:
         """The tokens of a modality in the shared width, whatever stands in padding."""
@@ -94,19 +95,23 @@ class Consensus(nnx.Module):
         both = (a.segment > 0).any(axis=1) & (b.segment > 0).any(axis=1)
         return jnp.where(both, self.heads["_".join(pair)](a, b), 0.0)
 
-    def _gates(self, tokens, mismatch):
-        there = {name: (side.segment > 0).any(axis=1) for name, side in tokens.items()}
-        if not there:
-            return {}
-        # a modality that nothing is compared with has no vote
-        none = {name: jnp.zeros(present.shape) for name, present in there.items()}
-        votes = [sum((logit for pair, logit in mismatch.items() if name in pair), none[name]) for name in there]
-        odd = odd_one_out(jnp.stack(votes, axis=1), jnp.stack([*there.values()], axis=1))
-        gates = {}
-        for (name, present), probability in zip(there.items(), odd.T):
-            value = jnp.where(present, suppress(probability, self.threshold), 0.0)
-            gates[name] = Gates(value > 0, value, jnp.where(present, 1 - probability, 0.0), value > 0)
-        return gates
+
+def shut_the_odd(
+    tokens: Mapping[str, Tokens], mismatch: Mapping[Pair, Float[Array, "B"]], threshold: float
+) -> dict[str, Gates]:
+    """A gate for each modality, shut where it is the odd one by the logits of all pairs that it is in."""
+    there = {name: (side.segment > 0).any(axis=1) for name, side in tokens.items()}
+    if not there:
+        return {}
+    # a modality that nothing is compared with has no vote
+    none = {name: jnp.zeros(present.shape) for name, present in there.items()}
+    votes = [sum((logit for pair, logit in mismatch.items() if name in pair), none[name]) for name in there]
+    odd = odd_one_out(jnp.stack(votes, axis=1), jnp.stack([*there.values()], axis=1))
+    gates = {}
+    for (name, present), probability in zip(there.items(), odd.T):
+        value = jnp.where(present, suppress(probability, threshold), 0.0)
+        gates[name] = Gates(value > 0, value, jnp.where(present, 1 - probability, 0.0), value > 0)
+    return gates
 
 
 def odd_one_out(votes: Float[Array, "B M"], present: Bool[Array, "B M"]) -> Float[Array, "B M"]:

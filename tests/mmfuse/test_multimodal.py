@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from mmfuse.build import make_model
-from mmfuse.models.memory import Memory, join_items, keep_one, valid_values
+from mmfuse.models.memory import Memory, in_views, join_items, valid_values
 from mmfuse.towers.tower import TowerOutput
 from mmfuse.types import Tokens
 
@@ -235,28 +235,19 @@ def test_without_evidence_a_decoder_reads_what_it_would_of_absent_signals(model,
     assert (np.abs(kept - dropped).max(axis=(1, 2)) > 1e-3).all()
 
 
-def test_one_modality_is_kept_evenly_of_those_that_are_there():
-    many, names = 12_000, ("image", "audio", "source")
-    there = {"image": [1, 0, 1], "audio": [1, 1, 0], "source": [1, 1, 0], "prefix": [1, 1, 1]}
+def test_each_example_stands_once_in_each_view():
     tokens = {}
-    for name, present in there.items():
-        segment = jnp.tile(jnp.array(present, jnp.int32), many // 3)[:, None] * jnp.array([[1, 1, 0]])
-        zeros = jnp.zeros((*segment.shape, 1))
-        tokens[name] = Tokens(zeros, segment, zeros, segment, segment)
-    memory = Memory(tokens, {}, {}, {}, {})
-    kept = keep_one(memory, (*names, "absent"), jax.random.key(0), 0.25)
-    np.testing.assert_array_equal(kept.tokens["prefix"].segment, tokens["prefix"].segment)
-    stays = np.stack([np.asarray(kept.tokens[name].segment) for name in names], axis=1)
-    was = np.stack([np.asarray(tokens[name].segment) for name in names], axis=1)
-    whole, left = (stays == was).all(axis=(1, 2)), (stays > 0).any(axis=2)
-    assert (stays[~whole] <= was[~whole]).all() and (left[~whole].sum(axis=1) == 1).all()
-    of_all, of_two, of_one = (slice(first, None, 3) for first in range(3))
-    assert whole[of_one].all()
-    np.testing.assert_allclose([1 - whole[of_all].mean(), 1 - whole[of_two].mean()], 0.25, atol=0.02)
-    np.testing.assert_allclose(left[of_all][~whole[of_all]].mean(axis=0), 1 / 3, atol=0.04)
-    np.testing.assert_allclose(left[of_two][~whole[of_two]].mean(axis=0), [0, 0.5, 0.5], atol=0.04)
-    everything = keep_one(memory, names, jax.random.key(1), 0.0)
-    np.testing.assert_array_equal(everything.tokens["image"].segment, tokens["image"].segment)
+    for place, name in enumerate(("image", "audio", "rest")):
+        segment = jnp.array([1, 0, 1], jnp.int32)[:, None] * jnp.array([[1, 1, 0]])
+        values = 100.0 * place + jnp.arange(9.0).reshape(3, 3, 1)
+        tokens[name] = Tokens(values, segment, values, segment, segment)
+    views = [("image", "audio"), ("audio",), ("image",), ()]
+    memory = in_views(Memory(tokens, {}, {}, {}, {}), views, ("image", "audio"))
+    for name, seen in {"image": [1, 0, 1, 0], "audio": [1, 1, 0, 0], "rest": [1, 1, 1, 1]}.items():
+        found = Tokens(*(np.asarray(array).reshape(3, 4, *array.shape[1:]) for array in memory.tokens[name]))
+        for view in range(4):
+            np.testing.assert_array_equal(found.values[:, view], tokens[name].values)
+            np.testing.assert_array_equal(found.segment[:, view], np.asarray(tokens[name].segment) * seen[view])
 
 
 def test_pictures_and_texts_alone_are_embedded_as_in_a_batch(model, batch, encode):

@@ -5,10 +5,12 @@ from operator import getitem
 
 import pytest
 
-from configs import parts
+from configs import parts, router_consensus
 from mmfuse.types import ConfigError
 from mmfuse.validate import validate
 from tests import small, small_routed
+
+ASKED = parts.answer_consensus(("image", "audio", "source"))
 
 CONVNET = parts.convnet(64, (1, 1, 1), image=(64, 64), patch=(4, 4))
 WRONG = [
@@ -91,7 +93,7 @@ WRONG = [
     ({"model.towers.image.patch": (5, 5)}, r"model.towers.image.patch=\(5, 5\) does not divide \(64, 64\)"),
     ({"model.single.depth": 0}, "model.single.depth is 0: write a number above 0"),
     ({"model.single.cross_every": 3}, "make it a multiple of cross_every=3"),
-    ({"objectives.answering.alone": 1.5}, "objectives.answering.alone is 1.5: write a share of the examples, 0 to 1"),
+    ({"objectives.answering.alone": 1.5}, "objectives.answering.alone is 1.5: write a weight from 0 to 1"),
     (
         {
             "objectives.answering.alone": 0.5,
@@ -229,6 +231,9 @@ def test_an_objective_needs_its_head(head):
             "text.foil is a mate of what is matched with 'source'",
         ),
         ("model", {"consensus": None}, "the objective 'matching' needs model.consensus"),
+        ("model", {"consensus": ASKED}, "objectives.matching teaches heads, and model.consensus has none"),
+        ("model", {"consensus": {**ASKED, "slip": 1.0}}, "consensus.slip is 1.0: write a share of the answers"),
+        ("model", {"consensus": {**ASKED, "questions": 0}}, "consensus.questions is 0: write a number above 0"),
         ("model.router", {"at_most": 0}, "router.at_most is 0: write 1 or more"),
         ("model.router", {"learns": False, "dense_steps": 0}, "its gates would never learn anything"),
         ("model.router", {"falling": ((9, 0.5), (5, 0.4))}, r"\(last step, share\) with steps that rise"),
@@ -259,4 +264,21 @@ def test_a_value_in_the_place_of_a_part_is_refused():
     with config.unlocked(), config.ignore_type():
         config.eval = "other"
     with pytest.raises(ConfigError, match="eval cannot be read"):
+        validate(config, shards=1)
+
+
+@pytest.mark.parametrize(
+    ("room", "changes", "words"),
+    [
+        ("objectives.writing", {"alone": 0.0}, "asks each modality alone, and no objective teaches that"),
+        ("evaluators.agreement.stream", {"text": {}}, "agreement.stream lacks prompt: model.consensus compares what"),
+        ("model.single", {"memories": ("image",)}, "model.consensus asks audio, source, which the decoder does not"),
+    ],
+)
+def test_who_is_asked_alone_has_learned_to_answer(room, changes, words):
+    config = router_consensus.get_config("asked").unlock()
+    validate(config, shards=1)
+    for name, value in changes.items():
+        functools.reduce(getitem, room.split("."), config)[name] = value
+    with pytest.raises(ConfigError, match=words):
         validate(config, shards=1)
