@@ -10,7 +10,7 @@ from mmfuse.evaluators.damage import LEVELS
 from mmfuse.results import Spread, newest_of_each_seed, over_seeds, runs_in_words
 
 PAGE = Path(__file__).parent.parent / "docs" / "consensus.md"
-RUNS = ("asked", "gated", "dense")
+RUNS = ("asked", "dense")
 REACHED = (
     ("answers, all agree", "clean/accuracy"),
     ("one is of another scene", "vqa/accuracy"),
@@ -25,10 +25,10 @@ Numbers = Mapping[str, Spread]
 def consensus_page() -> str:
     """`docs/consensus.md` with its tables made anew."""
     runs = {which: newest_of_each_seed(lines) for which in RUNS if (lines := read(f"router_consensus_{which}"))}
-    if "gated" not in runs:
+    if "asked" not in runs:
         return renewed(PAGE, ["No run of it has been measured yet."])
     found = {which: over_seeds(run["summary"] for run in its) for which, its in runs.items()}
-    lines = [runs_in_words(runs["gated"]), "", *_reached(found), "", *_gates(found["gated"]), "", *_damage(found)]
+    lines = [runs_in_words(runs["asked"]), "", *_reached(found), "", *_gates(found["asked"]), "", *_damage(found)]
     return renewed(PAGE, lines)
 
 
@@ -44,7 +44,7 @@ def _reached(found: Mapping[str, Numbers]) -> Iterator[str]:
 
 
 def _gates(numbers: Numbers) -> Iterator[str]:
-    yield "| open gates of `:gated` | left as it is | near miss | of another scene |"
+    yield "| open gates of `:asked` | left as it is | near miss | of another scene |"
     yield "|---|---:|---:|---:|"
     for modality in DAMAGE:
         parts = ("clean", "alter/5", "swap/5")
@@ -56,15 +56,15 @@ def _gates(numbers: Numbers) -> Iterator[str]:
 
 
 def _damage(found: Mapping[str, Numbers]) -> Iterator[str]:
-    """Damage that training never had: how often the gate is open, and answers of the gated and of the dense run."""
+    """Damage that training never had: how often the gate is open, and answers of either run."""
     yield "| damage, none in training | number | " + " | ".join(map(str, range(1, LEVELS + 1))) + " |"
     yield "|---|---|" + "---:|" * LEVELS
     for modality, kinds in DAMAGE.items():
         for kind in kinds:
             parts = levels(kind)
-            opened = [_cell(found["gated"], f"agreement_spoiled/open/{modality}/{part}", "{:.2f}") for part in parts]
+            opened = [_cell(found["asked"], f"agreement_spoiled/open/{modality}/{part}", "{:.2f}") for part in parts]
             yield f"| {kind.replace('_', ' ')} | gate of {modality} open | " + " | ".join(opened) + " |"
-            for which in ("gated", "dense"):
+            for which in ("asked", "dense"):
                 if which in found:
                     right = [_cell(found[which], f"spoiled/accuracy/{part}", "{:.2f}") for part in parts]
                     yield f"| | answers, `:{which}` | " + " | ".join(right) + " |"

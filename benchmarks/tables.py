@@ -49,7 +49,7 @@ EXPERIMENTS = (  # config, what it is, what it reaches, page
         "routing.md",
     ),
     (
-        "router_consensus:gated",
+        "router_consensus:asked",
         "which of three modalities disagrees with the others, and is not believed",
         (("AUROC of a swap", "agreement/auroc/swap"), ("of a near miss", "agreement/auroc/alter")),
         "consensus.md",
